@@ -1,0 +1,109 @@
+//! The command line: one file per command, each of which calls the library.
+
+mod config;
+mod demo;
+mod digits;
+mod eval;
+mod logging;
+mod model_args;
+mod output;
+mod plugins;
+mod pretrain;
+mod recipes;
+mod render;
+mod report;
+mod run_config;
+mod sample;
+mod train;
+
+use std::process::ExitCode;
+
+use advdmd::Error;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Distils text-to-image diffusion models into few-step ones with DMD and GRPO
+#[derive(Debug, Parser)]
+#[command(name = "advdmd", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How much is said on stderr.
+#[derive(Debug, Clone, Copy, Args)]
+struct Verbosity {
+    /// Say more; twice for everything. The variable `RUST_LOG` chooses in detail
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say only warnings; twice for errors alone
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "verbose")]
+    quiet: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Distil a student as a configuration says
+    Train(train::Train),
+    /// Train a small backbone from scratch by flow matching
+    Pretrain(pretrain::Pretrain),
+    /// Make images of prompts with a student or a backbone
+    Sample(sample::Sample),
+    /// Score a student or a backbone on a suite
+    Eval(eval::Eval),
+    /// Distil the digit teacher into a 4-step student and show the result
+    Demo(demo::Demo),
+    /// Write the HTML report of a run anew
+    Report(report::Report),
+    /// List and describe the plugins that are found
+    #[command(subcommand)]
+    Plugins(plugins::Command),
+    /// Explain, compare and describe configurations
+    #[command(subcommand)]
+    Config(config::Command),
+    /// List and show the presets that a configuration can start from
+    #[command(subcommand)]
+    Recipes(recipes::Command),
+    /// The embedded digit scenes
+    #[command(subcommand)]
+    Digits(digits::Command),
+}
+
+/// Runs the program: exit code 0, 1 for a failure, 2 for a command line or configuration that must be changed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(cli.verbosity);
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            render::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Train(args) => train::run(&args),
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Sample(args) => sample::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Plugins(command) => plugins::run(command),
+        Command::Config(command) => config::run(command),
+        Command::Recipes(command) => recipes::run(command),
+        Command::Digits(command) => digits::run(command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,192 @@
+//! `advdmd plugins`: what is found, and what each component takes.
+
+use std::path::PathBuf;
+
+use advdmd::config::SchemaView;
+use advdmd::registry::{Entry, Provider, Registry};
+use advdmd::Result;
+use advdmd_sdk::Kind;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value as Json, json};
+
+use super::output;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List all components, the files they come from, and the files that were refused
+    List(Where),
+    /// Describe one component: its keys, their types and meaning, and its plugin
+    Inspect {
+        #[command(flatten)]
+        component: ComponentArgs,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Print the JSON schema of a component's keys
+    Schema {
+        #[command(flatten)]
+        component: ComponentArgs,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+/// Where to look, and how to print.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// Look in this folder or file too, before `$ADVDMD_PLUGIN_PATH` and the folder `plugins` beside the program
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which component.
+#[derive(Debug, Args)]
+pub struct ComponentArgs {
+    /// What the component is
+    #[arg(value_enum)]
+    kind: KindArg,
+    /// Its name, as `advdmd plugins list` shows it
+    name: String,
+}
+
+/// A kind of component on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindArg {
+    Reward,
+    Sampler,
+    Backbone,
+}
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Reward => Self::Reward,
+            KindArg::Sampler => Self::Sampler,
+            KindArg::Backbone => Self::Backbone,
+        }
+    }
+}
+
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::List(place) => list(&place),
+        Command::Inspect { component, place } => {
+            let registry = Registry::discover(&place.paths)?;
+            inspect(registry.entry(component.kind.into(), &component.name)?, place.json)
+        }
+        Command::Schema { component, place } => {
+            let registry = Registry::discover(&place.paths)?;
+            // The schema is JSON with or without `--json`.
+            output::json(registry.schema(component.kind.into(), &component.name)?)
+        }
+    }
+}
+
+fn list(place: &Where) -> Result<()> {
+    let registry = Registry::discover(&place.paths)?;
+    if place.json {
+        return output::json(&json!({
+            "components": registry.components().map(component_json).collect::<Vec<_>>(),
+            "refused": registry.refused().iter().map(|refused| json!({
+                "path": refused.path, "reason": refused.reason,
+            })).collect::<Vec<_>>(),
+            "searched": registry.places().iter().map(|place| &place.path).collect::<Vec<_>>(),
+        }));
+    }
+    let mut rows = vec![["KIND", "NAME", "PLUGIN", "SHA-256", "FILE"].map(str::to_owned).to_vec()];
+    rows.extend(registry.components().map(|entry| {
+        let mut row = vec![entry.kind.to_string(), entry.name.clone()];
+        row.extend(match &entry.provider {
+            Provider::Program => ["linked in".to_owned(), "-".to_owned(), "this program".to_owned()],
+            Provider::Plugin(file) => [
+                format!("{} {}", file.header().name(), file.header().version()),
+                file.sha256.chars().take(12).collect(),
+                file.path.display().to_string(),
+            ],
+        });
+        row
+    }));
+    let mut text = if rows.len() > 1 { output::columns(&rows) } else { "no components were found".to_owned() };
+    for place in registry.places() {
+        let missing = if place.path.exists() { "" } else { " (not there)" };
+        text += &format!("\nlooked in {}{missing}", place.path.display());
+    }
+    for refused in registry.refused() {
+        text += &format!("\nrefused {}: {}", refused.path.display(), refused.reason);
+    }
+    output::text(&text)
+}
+
+fn inspect(entry: &Entry, as_json: bool) -> Result<()> {
+    if as_json {
+        return output::json(&component_json(entry));
+    }
+    let view = SchemaView::new(&entry.schema);
+    let mut text = format!("{} `{}`\n", entry.kind, entry.name);
+    if let Some(doc) = view.doc() {
+        text += &format!("{}\n", indented(doc));
+    }
+    text += &match &entry.provider {
+        Provider::Program => "\nlinked into this program\n".to_owned(),
+        Provider::Plugin(file) => {
+            let header = file.header();
+            let rows = [
+                ("plugin", format!("{} {}", header.name(), header.version())),
+                ("file", file.path.display().to_string()),
+                ("sha256", file.sha256.clone()),
+                ("protocol", header.protocol().to_string()),
+                ("sdk", or_none(header.sdk())),
+                ("rustc", or_none(header.rustc())),
+                ("libtorch", or_none(header.libtorch())),
+                ("target", header.target().to_owned()),
+            ];
+            let rows: Vec<_> = rows.map(|(name, value)| vec![format!("  {name}"), value]).to_vec();
+            format!("\n{}\n", output::columns(&rows))
+        }
+    };
+    let keys = view.keys(None);
+    text += if keys.is_empty() { "\nno keys\n" } else { "\nkeys\n" };
+    for key in keys {
+        let Some(child) = view.child(key, None) else { continue };
+        let default = match child.default() {
+            Some(value) => format!(", default {value}"),
+            None if required(&entry.schema, key) => ", required".to_owned(),
+            None => String::new(),
+        };
+        text += &format!("  {key}: {}{default}\n", child.type_text());
+        if let Some(doc) = child.doc() {
+            text += &format!("{}\n", indented(&indented(doc)));
+        }
+    }
+    output::text(&text)
+}
+
+fn component_json(entry: &Entry) -> Json {
+    let plugin = match &entry.provider {
+        Provider::Program => Json::Null,
+        Provider::Plugin(file) => {
+            let header = file.header();
+            json!({
+                "name": header.name(), "version": header.version(), "path": file.path, "sha256": file.sha256,
+                "protocol": header.protocol().to_string(), "sdk": header.sdk(), "rustc": header.rustc(),
+                "libtorch": header.libtorch(), "target": header.target(),
+            })
+        }
+    };
+    json!({ "kind": entry.kind, "name": entry.name, "plugin": plugin, "schema": entry.schema })
+}
+
+fn required(schema: &Json, key: &str) -> bool {
+    schema.get("required").and_then(Json::as_array).is_some_and(|keys| keys.iter().any(|name| name == key))
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none".to_owned() } else { text.to_owned() }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,40 @@
+//! Reading the configuration that a command names, with its plugins' tables checked.
+
+use std::path::PathBuf;
+
+use advdmd::Result;
+use advdmd::config::{self, PretrainConfig, Resolved, RunConfig};
+use advdmd::registry::Registry;
+use clap::Args;
+
+/// A configuration file and changes to it.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration, a TOML file
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Change a key, such as `--set batch.groups=4` or `--set reward.0.weight=0.5`; values are TOML
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The folder of a run whose folder was not named: `runs/`, and the configuration's name.
+    pub fn default_out(&self) -> PathBuf {
+        PathBuf::from("runs").join(self.config.file_stem().unwrap_or_else(|| "run".as_ref()))
+    }
+
+    /// The configuration of a training run, checked against its plugins.
+    pub fn load_run(&self) -> Result<Resolved<RunConfig>> {
+        let mut resolved = config::load_run(&self.config, &self.sets)?;
+        Registry::discover(&resolved.config.plugins.paths)?.resolve(&mut resolved)?;
+        Ok(resolved)
+    }
+
+    /// The configuration of a pretraining run, checked against its plugins.
+    pub fn load_pretrain(&self) -> Result<Resolved<PretrainConfig>> {
+        let mut resolved = config::load_pretrain(&self.config, &self.sets)?;
+        Registry::discover(&resolved.config.plugins.paths)?.resolve(&mut resolved)?;
+        Ok(resolved)
+    }
+}

@@ -1,0 +1,103 @@
+//! `advdmd sample`: images of prompts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use advdmd::progress::Progress;
+use advdmd::{Error, Result, files, png};
+use advdmd_nn::Weights;
+use clap::Args;
+use tch::{Kind, Tensor};
+
+use super::model_args::ModelArgs;
+
+/// The options of `advdmd sample`.
+#[derive(Debug, Args)]
+pub struct Sample {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A prompt; may be repeated
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    prompt: Vec<String>,
+    /// A file with one prompt a line, or a JSON list of strings
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Images per prompt
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Images per forward pass
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Initial latents `[B, C, h, w]` (tensor `latents`) instead of noise from the seed
+    #[arg(long, value_name = "IN.safetensors")]
+    latents: Option<PathBuf>,
+    /// Write the final latents (tensor `latents`)
+    #[arg(long, value_name = "OUT.safetensors")]
+    save_latents: Option<PathBuf>,
+    /// The folder for the images: `00000.png`, `00001.png`, …, and `prompts.json`
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn run(args: &Sample) -> Result<()> {
+    let prompts = prompts(args)?;
+    let (model, trajectory) = args.model.load()?;
+    let pipeline = model.pipeline(&trajectory, args.model.guidance_scale, args.model.seed);
+    let given = args.latents.as_deref().map(|path| given(path, &prompts, model.backbone.spec().latent_shape)).transpose()?;
+    files::create_dir(&args.out)?;
+    let mut progress = Progress::new("sampling", 0, prompts.len() as u64);
+    let mut finals = Vec::new();
+    for (index, chunk) in prompts.chunks(args.batch.max(1)).enumerate() {
+        let first = index * args.batch.max(1);
+        let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
+        let noise = match &given {
+            Some(latents) => latents.narrow(0, first as i64, chunk.len() as i64).to_device(model.device()),
+            None => pipeline.noise(first, chunk.len())?,
+        };
+        let latents = pipeline.latents(&texts, first, noise)?;
+        let images = tch::no_grad(|| model.backbone.decode_latents(&latents))?;
+        for offset in 0..chunk.len() {
+            let path = args.out.join(format!("{:05}.png", first + offset));
+            png::write_png(&path, &images.get(offset as i64))?;
+        }
+        finals.push(latents.to_device(tch::Device::Cpu));
+        progress.advance((first + chunk.len()) as u64, "");
+    }
+    drop(progress);
+    files::write_json(&args.out.join("prompts.json"), &prompts)?;
+    if let Some(path) = &args.save_latents {
+        let latents: Weights = [("latents".to_owned(), Tensor::cat(&finals, 0))].into_iter().collect();
+        latents.save(path, &BTreeMap::new())?;
+    }
+    tracing::info!("{} images in {}", prompts.len(), args.out.display());
+    Ok(())
+}
+
+fn prompts(args: &Sample) -> Result<Vec<String>> {
+    let list = match &args.prompts {
+        None => args.prompt.clone(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+            if text.trim_start().starts_with('[') {
+                serde_json::from_str(&text).map_err(|error| Error::content(path, error))?
+            } else {
+                text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+            }
+        }
+    };
+    if list.is_empty() || args.count == 0 {
+        return Err(Error::usage("there is no prompt to sample", None));
+    }
+    Ok(list.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect())
+}
+
+/// Initial latents from a file, one for each image.
+fn given(path: &Path, prompts: &[String], shape: [i64; 3]) -> Result<Tensor> {
+    let weights = Weights::load(path, Some(Kind::Float), tch::Device::Cpu)?;
+    let latents = weights.get("latents").ok_or_else(|| Error::content(path, "there is no tensor `latents`"))?;
+    let expected = [prompts.len() as i64, shape[0], shape[1], shape[2]];
+    if latents.size() != expected {
+        return Err(Error::content(path, format!("`latents` has shape {:?}, expected {expected:?}", latents.size())));
+    }
+    Ok(latents.shallow_clone())
+}

@@ -1,0 +1,31 @@
+//! The configuration of a run: recipe, file and `--set` options merged, checked and typed.
+//!
+//! Every value keeps its origin, so that an error points at the line that is wrong and `advdmd config explain`
+//! can say where a number came from.
+
+mod check;
+mod merge;
+mod pretrain;
+pub mod recipe;
+mod resolved;
+mod rules;
+mod schema;
+mod settings;
+pub mod source;
+mod suggest;
+pub mod tree;
+mod view;
+
+pub use pretrain::{LogitNormal, PretrainConfig};
+pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged};
+pub(crate) use resolved::{hex, make_absolute, refuse};
+pub use schema::{
+    Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, Objectives, Optimizer, Plugins,
+    RewardSection, RunConfig, SamplerSection, Schedule, Student,
+};
+pub use rules::Problem;
+pub use settings::Settings;
+pub use tree::KeyPath;
+pub use view::SchemaView;
+pub(crate) use check::Check;
+pub use suggest::nearest;

@@ -1,0 +1,237 @@
+//! What a JSON schema cannot say: ranges of single values, and values that must fit each other.
+
+use std::collections::BTreeSet;
+
+use advdmd_sdk::Tuning;
+
+use super::pretrain::PretrainConfig;
+use super::schema::{Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RunConfig};
+use super::tree::KeyPath;
+
+/// A value that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key at fault.
+    pub path: KeyPath,
+    /// What was found and what was expected.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Rules of a training run.
+pub fn of_run(config: &RunConfig) -> Vec<Problem> {
+    let mut rules = Rules::default();
+    rules.compute(&config.compute);
+    rules.data(&config.data);
+    rules.batch(&config.batch);
+    rules.sampler(config);
+    rules.tuning("student.tuning", &config.student.tuning);
+    rules.optimizer("student.optimizer", &config.student.optimizer);
+    rules.share("student.ema_decay", config.student.ema_decay);
+    let (trained, steps) = (config.student.steps_per_update, config.sampler.steps);
+    rules.expect(trained <= steps, "student.steps_per_update", trained, &format!("at most sampler.steps, which is {steps}"));
+    rules.critic(&config.critic);
+    rules.rewards(config);
+    rules.objective(&config.objective, config);
+    rules.expect(config.schedule.updates >= 1, "schedule.updates", config.schedule.updates, "1 or more");
+    if let Some(minutes) = config.schedule.max_minutes {
+        rules.positive("schedule.max_minutes", minutes);
+    }
+    rules.expect(config.eval.prompts_per_task >= 1, "eval.prompts_per_task", config.eval.prompts_per_task, "1 or more");
+    rules.checkpoint(&config.checkpoint);
+    rules.0
+}
+
+/// Rules of a pretraining run.
+pub fn of_pretraining(config: &PretrainConfig) -> Vec<Problem> {
+    let mut rules = Rules::default();
+    rules.compute(&config.compute);
+    rules.data(&config.data);
+    rules.optimizer("optimizer", &config.optimizer);
+    rules.within("final_lr_share", config.final_lr_share);
+    rules.expect(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more");
+    rules.expect(config.steps >= 1, "steps", config.steps, "1 or more");
+    rules.within("null_prompt_share", config.null_prompt_share);
+    rules.share("ema_decay", config.ema_decay);
+    rules.finite("sigma.mean", config.sigma.mean);
+    rules.positive("sigma.std", config.sigma.std);
+    rules.checkpoint(&config.checkpoint);
+    rules.expect(config.eval_prompts_per_task >= 1, "eval_prompts_per_task", config.eval_prompts_per_task, "1 or more");
+    rules.from_zero("eval_guidance_scale", config.eval_guidance_scale);
+    rules.0
+}
+
+#[derive(Default)]
+struct Rules(Vec<Problem>);
+
+impl Rules {
+    fn problem(&mut self, path: &str, message: String, hint: Option<String>) {
+        self.0.push(Problem { path: KeyPath::of(path), message, hint });
+    }
+
+    fn expect(&mut self, holds: bool, path: &str, found: impl std::fmt::Display, expected: &str) {
+        if !holds {
+            self.problem(path, format!("`{path}`: expected {expected}, found {found}"), None);
+        }
+    }
+
+    fn finite(&mut self, path: &str, value: f64) {
+        self.expect(value.is_finite(), path, value, "a finite number");
+    }
+
+    fn positive(&mut self, path: &str, value: f64) {
+        self.expect(value.is_finite() && value > 0.0, path, value, "a number above 0");
+    }
+
+    fn from_zero(&mut self, path: &str, value: f64) {
+        self.expect(value.is_finite() && value >= 0.0, path, value, "a number from 0 up");
+    }
+
+    fn within(&mut self, path: &str, value: f64) {
+        self.expect((0.0..=1.0).contains(&value), path, value, "a number from 0 to 1");
+    }
+
+    fn share(&mut self, path: &str, value: f64) {
+        self.expect((0.0..1.0).contains(&value), path, value, "a number from 0 up, below 1");
+    }
+
+    fn range(&mut self, path: &str, [low, high]: [f64; 2]) {
+        let fits = 0.0 <= low && low < high && high <= 1.0;
+        self.expect(fits, path, format!("[{low}, {high}]"), "two rising numbers from 0 to 1");
+    }
+
+    fn compute(&mut self, compute: &Compute) {
+        let device = compute.device.as_str();
+        let index = device.strip_prefix("cuda:").map(str::parse::<usize>);
+        let known = matches!(device, "cpu" | "cuda") || matches!(index, Some(Ok(_)));
+        self.expect(known, "compute.device", format!("{device:?}"), "\"cpu\", \"cuda\" or \"cuda:N\"");
+        use advdmd_sdk::DType;
+        let floats = matches!(compute.dtype, DType::F32 | DType::F64 | DType::F16 | DType::Bf16);
+        let found = format!("{:?}", compute.dtype).to_lowercase();
+        self.expect(floats, "compute.dtype", found, "a float type: \"f32\", \"bf16\", \"f16\" or \"f64\"");
+    }
+
+    fn data(&mut self, data: &Data) {
+        let Data::Digits { task_weights } = data;
+        for (index, &weight) in task_weights.iter().enumerate() {
+            self.from_zero(&format!("data.task_weights.{index}"), weight);
+        }
+        if task_weights.iter().all(|weight| *weight == 0.0) {
+            self.problem("data.task_weights", "`data.task_weights`: expected a weight above 0, found only zeros".into(), None);
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch) {
+        self.expect(batch.groups >= 1, "batch.groups", batch.groups, "1 or more");
+        if batch.group_size < 2 {
+            let hint = "an advantage compares the samples of one prompt with each other: with one sample it is always 0";
+            let message = format!("`batch.group_size`: expected 2 or more, found {}", batch.group_size);
+            self.problem("batch.group_size", message, Some(hint.into()));
+        }
+        self.expect(batch.micro_batch >= 1, "batch.micro_batch", batch.micro_batch, "1 or more");
+    }
+
+    fn sampler(&mut self, config: &RunConfig) {
+        let steps = config.sampler.steps;
+        self.expect(steps >= 1, "sampler.steps", steps, "1 or more");
+        let Some(sigmas) = &config.sampler.sigmas else { return };
+        let path = "sampler.sigmas";
+        if sigmas.len() != steps + 1 {
+            let message = format!("`{path}`: expected {} numbers for {steps} steps, found {}", steps + 1, sigmas.len());
+            let hint = "change both together: `sampler.steps` steps lie between `steps + 1` sigmas";
+            self.problem(path, message, Some(hint.into()));
+            return;
+        }
+        let falls = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
+        let ends = sigmas.first().is_some_and(|first| *first <= 1.0) && sigmas.last() == Some(&0.0);
+        self.expect(falls && ends, path, format!("{sigmas:?}"), "numbers that fall strictly from at most 1 to 0");
+    }
+
+    fn tuning(&mut self, path: &str, tuning: &Tuning) {
+        match tuning {
+            Tuning::Frozen => {
+                let hint = "it is \"lora\" or \"full\"; the frozen base is the teacher already";
+                self.problem(&format!("{path}.type"), format!("`{path}`: a frozen network cannot be trained"), Some(hint.into()));
+            }
+            Tuning::Lora { rank, alpha, .. } => {
+                self.expect(*rank >= 1, &format!("{path}.rank"), rank, "1 or more");
+                self.positive(&format!("{path}.alpha"), *alpha);
+            }
+            Tuning::Full => {}
+        }
+    }
+
+    fn optimizer(&mut self, path: &str, optimizer: &Optimizer) {
+        self.positive(&format!("{path}.lr"), optimizer.lr);
+        for (index, &beta) in optimizer.betas.iter().enumerate() {
+            self.share(&format!("{path}.betas.{index}"), beta);
+        }
+        self.from_zero(&format!("{path}.weight_decay"), optimizer.weight_decay);
+        self.positive(&format!("{path}.eps"), optimizer.eps);
+        self.positive(&format!("{path}.clip_norm"), optimizer.clip_norm);
+    }
+
+    fn critic(&mut self, critic: &Critic) {
+        self.expect(critic.updates >= 1, "critic.updates", critic.updates, "1 or more");
+        self.tuning("critic.tuning", &critic.tuning);
+        self.optimizer("critic.optimizer", &critic.optimizer);
+        self.optimizer("critic.learner_optimizer", &critic.learner_optimizer);
+        self.from_zero("critic.learner_weight", critic.learner_weight);
+        self.within("critic.on_schedule", critic.on_schedule);
+    }
+
+    fn rewards(&mut self, config: &RunConfig) {
+        let mut names = BTreeSet::new();
+        for (index, reward) in config.reward.iter().enumerate() {
+            self.from_zero(&format!("reward.{index}.weight"), reward.weight);
+            let name = reward.name.as_ref().unwrap_or(&reward.component.r#type);
+            if !names.insert(name) {
+                let key = if reward.name.is_some() { "name" } else { "type" };
+                let hint = format!("give one of them another label: `name = \"{name}-2\"`");
+                self.problem(&format!("reward.{index}.{key}"), format!("two rewards are called `{name}`"), Some(hint));
+            }
+        }
+    }
+
+    fn objective(&mut self, objective: &Objectives, config: &RunConfig) {
+        let weights =
+            [("dmd", objective.dmd.weight), ("gan", objective.gan.weight), ("grpo", objective.grpo.weight)];
+        for (name, weight) in weights {
+            self.from_zero(&format!("objective.{name}.weight"), weight);
+        }
+        if weights.iter().all(|(_, weight)| *weight == 0.0) {
+            let hint = "set `objective.dmd.weight`, `objective.gan.weight` or `objective.grpo.weight` above 0";
+            self.problem("objective", "no objective has a weight above 0: nothing would be trained".into(), Some(hint.into()));
+        }
+        for (name, weight) in &weights[1..] {
+            if *weight > 0.0 && config.reward.is_empty() {
+                let hint = format!("add a `[[reward]]` table, or set `objective.{name}.weight = 0`");
+                let path = format!("objective.{name}.weight");
+                self.problem(&path, format!("`{path}` is {weight}, but there is no reward"), Some(hint));
+            }
+        }
+        if objective.grpo.weight > 0.0
+            && !config.reward.is_empty()
+            && config.reward.iter().all(|reward| reward.weight == 0.0)
+        {
+            let hint = "give one reward a weight above 0";
+            let message = "`objective.grpo.weight` is above 0, but every reward has weight 0".to_owned();
+            self.problem("objective.grpo.weight", message, Some(hint.into()));
+        }
+        self.from_zero("objective.dmd.guidance_scale", objective.dmd.guidance_scale);
+        self.range("objective.dmd.sigma_range", objective.dmd.sigma_range);
+        for (index, &clip) in objective.grpo.clip_range.iter().enumerate() {
+            let path = format!("objective.grpo.clip_range.{index}");
+            if index == 0 { self.share(&path, clip) } else { self.from_zero(&path, clip) }
+        }
+        self.positive("objective.grpo.advantage_clip", objective.grpo.advantage_clip);
+        self.positive("objective.grpo.std_floor", objective.grpo.std_floor);
+        self.range("objective.grpo.accuracy_gate", objective.grpo.accuracy_gate);
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) {
+        self.expect(checkpoint.every >= 1, "checkpoint.every", checkpoint.every, "1 or more");
+        self.expect(checkpoint.keep_last >= 1, "checkpoint.keep_last", checkpoint.keep_last, "1 or more");
+    }
+}

@@ -1,0 +1,274 @@
+//! The run configuration as types: one struct per TOML section, a doc comment per key.
+//!
+//! Defaults live in the recipes (`recipes/*.toml`), not here, so that each number has one place and a source.
+//! A key is optional here only where its absence means something.
+
+use std::path::PathBuf;
+
+use advdmd_sdk::{DType, Tuning};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A whole run: recipe, user's file and `--set` overrides merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The preset that this configuration started from.
+    #[serde(default)]
+    pub recipe: Option<String>,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+    /// Device and precision.
+    pub compute: Compute,
+    /// Where to look for plugins.
+    #[serde(default)]
+    pub plugins: Plugins,
+    /// The diffusion model; the keys beside `type` are the plugin's.
+    pub backbone: Component,
+    /// Prompts and real images.
+    pub data: Data,
+    /// How the student walks from noise to an image.
+    pub sampler: SamplerSection,
+    /// Samples of one update.
+    pub batch: Batch,
+    /// The few-step model that is trained.
+    pub student: Student,
+    /// The fake-score network and the rewards' learners.
+    pub critic: Critic,
+    /// Rewards, each normalised on its own and then added by weight.
+    #[serde(default)]
+    pub reward: Vec<RewardSection>,
+    /// Losses of the student.
+    pub objective: Objectives,
+    /// Length and phases of the run.
+    pub schedule: Schedule,
+    /// Evaluation during the run.
+    pub eval: Eval,
+    /// Saving.
+    pub checkpoint: Checkpoint,
+}
+
+/// Device and precision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Compute {
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Compute type of the networks; losses and optimiser stay in float32.
+    pub dtype: DType,
+    /// CPU threads of libtorch; 0 for all cores.
+    pub threads: usize,
+}
+
+/// Where to look for plugins, beside the `plugins` folder of the program and `$ADVDMD_PLUGIN_PATH`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plugins {
+    /// Plugin files or folders of them; relative to the configuration file.
+    #[serde(default)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// A component of a plugin: its `type`, and whatever keys the plugin's own schema has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Component {
+    /// Name of the component, as `advdmd plugins list` shows it.
+    pub r#type: String,
+    /// The plugin's keys.
+    #[serde(flatten)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Component {
+    /// The table as the plugin gets it: its keys and `type`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut table = self.options.clone();
+        table.insert("type".to_owned(), self.r#type.clone().into());
+        table.into()
+    }
+}
+
+/// Prompts and real images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Data {
+    /// The embedded digit scenes: every caption of the grammar, a fresh scene for each draw.
+    Digits {
+        /// Relative frequency of the tasks, in the order single, two, counting, colours, position, attribute.
+        task_weights: [f64; 6],
+    },
+}
+
+/// How the student walks from noise to an image: host keys, and the keys of the sampler's plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SamplerSection {
+    /// Number of steps K.
+    pub steps: usize,
+    /// Explicit sigmas, `steps + 1` numbers falling to 0; without it the sampler's own schedule for `steps`.
+    #[serde(default)]
+    pub sigmas: Option<Vec<f64>>,
+    /// `type` and the plugin's keys.
+    #[serde(flatten)]
+    pub component: Component,
+}
+
+/// Samples of one update: `groups * group_size`, in chunks of `micro_batch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Prompts per update.
+    pub groups: usize,
+    /// Samples per prompt, at least 2: advantages compare the samples of one prompt.
+    pub group_size: usize,
+    /// Samples per forward pass; only memory and speed depend on it.
+    pub micro_batch: usize,
+}
+
+/// `AdamW` with a linear warm-up and gradient clipping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay rates of the first and second moment.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Largest L2 norm of the gradient.
+    pub clip_norm: f64,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup: u64,
+}
+
+/// The few-step model that is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Student {
+    /// Low-rank update or full copy.
+    pub tuning: Tuning,
+    /// Its optimiser.
+    pub optimizer: Optimizer,
+    /// Decay of the exponential moving average that is evaluated and exported; 0 for none.
+    pub ema_decay: f64,
+    /// Steps of the trajectory that each chunk trains on, drawn at random; 0 for all K.
+    pub steps_per_update: usize,
+}
+
+/// The fake-score network and the rewards' learners: updated together, several times per student update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Critic {
+    /// Critic updates per student update.
+    pub updates: usize,
+    /// Critic updates before the first student update.
+    pub warmup: usize,
+    /// Low-rank update or full copy.
+    pub tuning: Tuning,
+    /// Optimiser of the fake-score network.
+    pub optimizer: Optimizer,
+    /// Optimiser of the learners' parameters (discriminator heads).
+    pub learner_optimizer: Optimizer,
+    /// Weight of the learners' losses beside the denoising loss; matters only where they share parameters' clipping.
+    pub learner_weight: f64,
+    /// Share of critic samples noised to the next sigma of their own step, where rewards are read; the others
+    /// are uniform in `objective.dmd.sigma_range`.
+    pub on_schedule: f64,
+}
+
+/// One reward: host keys, and the keys of the reward's plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RewardSection {
+    /// Label in logs; the type by default.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Weight in the advantage.
+    pub weight: f64,
+    /// `type` and the plugin's keys.
+    #[serde(flatten)]
+    pub component: Component,
+}
+
+/// Losses of the student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Objectives {
+    /// Distribution matching.
+    pub dmd: Dmd,
+    /// Generator loss of the rewards' learners.
+    pub gan: Gan,
+    /// Policy gradient.
+    pub grpo: Grpo,
+}
+
+/// Distribution matching (DMD2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dmd {
+    /// Weight of the loss; 0 switches it off.
+    pub weight: f64,
+    /// Guidance of the teacher.
+    pub guidance_scale: f64,
+    /// Range of the sigma that the student's x0 is noised to.
+    pub sigma_range: [f64; 2],
+}
+
+/// Generator loss of the rewards' learners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gan {
+    /// Weight of the loss; 0 switches it off.
+    pub weight: f64,
+}
+
+/// Policy gradient (Flow-GRPO) on the rewards of every step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grpo {
+    /// Weight of the loss; 0 switches it off.
+    pub weight: f64,
+    /// The ratio is clipped to `1 - low ..= 1 + high`.
+    pub clip_range: [f64; 2],
+    /// Advantages are clamped to plus and minus this.
+    pub advantage_clip: f64,
+    /// A group whose standard deviation is below this is divided by this instead.
+    pub std_floor: f64,
+    /// Student updates before the policy gradient is switched on.
+    pub warmup: u64,
+    /// A step's policy gradient is on only while the discriminator's accuracy there lies in this range.
+    pub accuracy_gate: [f64; 2],
+}
+
+/// Length of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Student updates.
+    pub updates: u64,
+    /// Stop after this many minutes even if updates are left, saving as at the end.
+    #[serde(default)]
+    pub max_minutes: Option<f64>,
+}
+
+/// Evaluation during the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    /// Student updates between evaluations; 0 for none but the last.
+    pub every: u64,
+    /// Prompts of each task.
+    pub prompts_per_task: usize,
+    /// Prompts of the sample grid.
+    pub grid: usize,
+}
+
+/// Saving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Student updates between checkpoints.
+    pub every: u64,
+    /// Checkpoints to keep.
+    pub keep_last: usize,
+}

@@ -1,0 +1,27 @@
+//! Distils text-to-image diffusion models into few-step ones with DMD and GRPO.
+
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod digits;
+pub mod error;
+pub mod eval;
+pub mod files;
+pub mod interrupt;
+pub mod jsonl;
+pub mod metrics;
+pub mod model;
+pub mod objective;
+pub mod passes;
+pub mod pipeline;
+pub mod png;
+pub mod pretrain;
+pub mod progress;
+pub mod prompts;
+pub mod random;
+pub mod registry;
+pub mod report;
+pub mod sampling;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,112 @@
+//! A trained or given model, loaded for sampling.
+
+use std::path::Path;
+
+use advdmd_nn::load_parameters;
+use advdmd_sdk::{Backbone, BackboneInit, Denoiser, Sampler, Tuning};
+use tch::Device;
+
+use crate::config::{Component, Compute, load_run};
+use crate::pipeline::Pipeline;
+use crate::random::Random;
+use crate::registry::Registry;
+use crate::sampling::Trajectory;
+use crate::train::checkpoint;
+use crate::{Error, Result, device};
+
+/// A backbone, one denoiser on it, and the sampler that suits it.
+pub struct Model {
+    /// Encoders.
+    pub backbone: Box<dyn Backbone>,
+    /// The network.
+    pub denoiser: Box<dyn Denoiser>,
+    /// Its sampler.
+    pub sampler: Box<dyn Sampler>,
+    /// The sampler's `type`.
+    pub sampler_type: String,
+    /// Steps that it was trained for; `None` for a model of many steps.
+    pub steps: Option<usize>,
+    /// Sigmas of those steps, where the run named them.
+    pub sigmas: Option<Vec<f64>>,
+    /// Student updates done; 0 for a model that is no student.
+    pub updates: u64,
+    device: Device,
+}
+
+impl Model {
+    /// The averaged student of a run's newest checkpoint.
+    ///
+    /// # Errors
+    /// A folder that holds no run or no checkpoint, or plugins that are not found.
+    pub fn from_run(run: &Path) -> Result<Self> {
+        let config = load_run(&run.join("config.toml"), &[])?.config;
+        let Some(newest) = checkpoint::latest(run)? else {
+            let hint = "train it first, or let it reach its first checkpoint".to_owned();
+            return Err(Error::usage(format!("{} holds no checkpoint", run.display()), Some(hint)));
+        };
+        let registry = Registry::discover(&config.plugins.paths)?;
+        let mut model = Self::load(&registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
+        let averages = checkpoint::averages(&newest, model.device)?;
+        load_parameters(&model.denoiser.parameters(), &averages)?;
+        model.with_sampler(&registry, &config.sampler.component)?;
+        model.steps = Some(config.sampler.steps);
+        model.sigmas = config.sampler.sigmas;
+        model.updates = checkpoint::state(&newest)?.update;
+        Ok(model)
+    }
+
+    /// The frozen base of a backbone.
+    ///
+    /// # Errors
+    /// The registry's and the backbone's.
+    pub fn from_backbone(registry: &Registry, compute: &Compute, backbone: &Component) -> Result<Self> {
+        Self::load(registry, compute, backbone, &Tuning::Frozen, 0)
+    }
+
+    fn load(registry: &Registry, compute: &Compute, backbone: &Component, tuning: &Tuning, seed: u64) -> Result<Self> {
+        let device = device::select(compute)?;
+        let init = BackboneInit { device: device::sdk(device), dtype: compute.dtype, seed };
+        let backbone = registry.backbone(backbone, &init)?;
+        let denoiser = backbone.denoiser(tuning, seed)?;
+        let euler = Component { r#type: "ode-euler".to_owned(), options: serde_json::Map::new() };
+        let sampler = registry.sampler(&euler)?;
+        Ok(Self { backbone, denoiser, sampler, sampler_type: euler.r#type, steps: None, sigmas: None, updates: 0, device })
+    }
+
+    /// Takes another sampler; sigmas that were named for the old one are dropped.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub fn with_sampler(&mut self, registry: &Registry, sampler: &Component) -> Result<()> {
+        self.sampler = registry.sampler(sampler)?;
+        self.sampler_type.clone_from(&sampler.r#type);
+        self.sigmas = None;
+        Ok(())
+    }
+
+    /// The trajectory of `steps` steps: over `sigmas` if given, else over the run's own at its own number of steps.
+    ///
+    /// # Errors
+    /// Sigmas that do not fall to 0, or a number of steps that the sampler refuses.
+    pub fn trajectory(&self, steps: usize, sigmas: Option<&[f64]>) -> Result<Trajectory> {
+        let own = self.sigmas.as_deref().filter(|_| self.steps == Some(steps));
+        Trajectory::new(self.sampler.as_ref(), steps, sigmas.or(own))
+    }
+
+    /// A pipeline over `trajectory`.
+    pub fn pipeline<'a>(&'a self, trajectory: &'a Trajectory, guidance_scale: f64, seed: u64) -> Pipeline<'a> {
+        Pipeline {
+            backbone: self.backbone.as_ref(),
+            denoiser: self.denoiser.as_ref(),
+            trajectory,
+            guidance_scale,
+            random: Random::new(seed),
+            device: self.device,
+        }
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+}

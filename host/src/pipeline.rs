@@ -1,0 +1,67 @@
+//! Prompts to images: text encoder, trajectory, decoder.
+
+use advdmd_sdk::{Backbone, Denoiser};
+use tch::{Device, Tensor};
+
+use crate::Result;
+use crate::prompts::PromptTable;
+use crate::random::{Random, Stream};
+use crate::sampling::{Guidance, Trajectory, generate};
+
+/// A denoiser with everything around it that turns prompts into images.
+pub struct Pipeline<'a> {
+    /// Encoders.
+    pub backbone: &'a dyn Backbone,
+    /// The network: a teacher or a student.
+    pub denoiser: &'a dyn Denoiser,
+    /// Sigmas and transitions.
+    pub trajectory: &'a Trajectory,
+    /// 1 for none; a guided step costs two network evaluations.
+    pub guidance_scale: f64,
+    /// Sample i of a seed gets the same initial noise whatever the network and the number of steps.
+    pub random: Random,
+    /// Where the network computes.
+    pub device: Device,
+}
+
+impl Pipeline<'_> {
+    /// Network evaluations per image, a guided step counting two.
+    pub fn evaluations(&self) -> usize {
+        self.trajectory.steps() * if self.guidance_scale == 1.0 { 1 } else { 2 }
+    }
+
+    /// The initial noise of samples `first..first + count`, `[count, C, h, w]`.
+    ///
+    /// # Errors
+    /// libtorch's, for lack of memory.
+    pub fn noise(&self, first: usize, count: usize) -> Result<Tensor> {
+        self.draw(first, count, 0)
+    }
+
+    /// Latents of `prompts` from `noise`; the prompts are samples `first..` of the seed.
+    ///
+    /// # Errors
+    /// A prompt that the backbone refuses.
+    pub fn latents(&self, prompts: &[&str], first: usize, noise: Tensor) -> Result<Tensor> {
+        let table = PromptTable::new(self.backbone, prompts)?;
+        let ids: Vec<usize> = (0..prompts.len()).collect();
+        let null = table.null(prompts.len());
+        let guidance = Guidance { scale: self.guidance_scale, null: &null };
+        let step_noise = |step: usize| self.draw(first, prompts.len(), step as u64 + 1);
+        generate(self.denoiser, self.trajectory, noise, &table.rows(&ids), Some(&guidance), step_noise)
+    }
+
+    /// Images `[B, 3, H, W]` in 0..1 of `prompts`, which are samples `first..` of the seed.
+    ///
+    /// # Errors
+    /// A prompt that the backbone refuses.
+    pub fn images(&self, prompts: &[&str], first: usize) -> Result<Tensor> {
+        let latents = self.latents(prompts, first, self.noise(first, prompts.len())?)?;
+        Ok(tch::no_grad(|| self.backbone.decode_latents(&latents))?)
+    }
+
+    fn draw(&self, first: usize, count: usize, key: u64) -> Result<Tensor> {
+        let keys = (first..first + count).map(|sample| [sample as u64, key, 0]);
+        self.random.normal(Stream::Eval, keys, &self.backbone.spec().latent_shape, self.device)
+    }
+}

@@ -1,0 +1,63 @@
+//! Numbers of an update, kept on the device until the update is over.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor};
+
+use crate::Result;
+
+/// Weighted means by name. Reading them is one transfer at the end of an update instead of a wait at each number.
+#[derive(Debug, Default)]
+pub struct Meter {
+    sums: BTreeMap<String, (Tensor, f64)>,
+    values: BTreeMap<String, f64>,
+}
+
+impl Meter {
+    /// Adds `value` (a scalar tensor) to the mean called `name`, with a weight.
+    pub fn add(&mut self, name: &str, value: &Tensor, weight: f64) {
+        let value = value.detach().to_kind(Kind::Float) * weight;
+        match self.sums.get_mut(name) {
+            Some((sum, total)) => {
+                *sum += value;
+                *total += weight;
+            }
+            None => {
+                self.sums.insert(name.to_owned(), (value, weight));
+            }
+        }
+    }
+
+    /// Adds each sample of `values` (`[b]`) to the mean called `name` + its key.
+    pub fn add_by(&mut self, name: &str, values: &Tensor, keys: &[usize]) {
+        let mut members: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for (sample, &key) in keys.iter().enumerate() {
+            members.entry(key).or_default().push(sample as i64);
+        }
+        for (key, samples) in members {
+            let index = Tensor::from_slice(&samples).to_device(values.device());
+            let mean = values.index_select(0, &index).mean(Kind::Float);
+            self.add(&format!("{name}{key}"), &mean, samples.len() as f64);
+        }
+    }
+
+    /// Sets a number that is already on the host.
+    pub fn set(&mut self, name: &str, value: f64) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    /// All means, read in one transfer.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn read(self) -> Result<BTreeMap<String, f64>> {
+        let mut values = self.values;
+        if self.sums.is_empty() {
+            return Ok(values);
+        }
+        let scalars: Vec<Tensor> = self.sums.values().map(|(sum, total)| (sum / *total).view([1])).collect();
+        let read = Vec::<f32>::try_from(Tensor::f_cat(&scalars, 0)?)?;
+        values.extend(self.sums.into_keys().zip(read.into_iter().map(f64::from)));
+        Ok(values)
+    }
+}

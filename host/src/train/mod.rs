@@ -1,0 +1,20 @@
+//! The training loop: one rollout feeds everything, one student forward feeds every loss.
+//!
+//! An update is: [`rollout`] (no gradients), `critic.updates` joint [`critic`] updates of the fake-score network and the
+//! learners, [`rewards`] and advantages with the fresh discriminator, one [`student`] update.
+
+pub mod checkpoint;
+pub mod critic;
+pub mod metrics;
+mod networks;
+mod rewards;
+mod rollout;
+mod run;
+mod schedule;
+mod student;
+mod watch;
+
+pub use networks::Networks;
+pub use rewards::Rewards;
+pub use rollout::{Chunk, Rollout, rollout};
+pub use run::{Outcome, TrainOptions, Trainer, run};

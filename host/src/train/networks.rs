@@ -1,0 +1,54 @@
+//! Teacher, student and fake-score network over one frozen base.
+
+use advdmd_sdk::{Backbone, BackboneSpec, Denoiser, Tuning};
+use tch::Device;
+
+use crate::Result;
+use crate::config::RunConfig;
+use crate::passes::PassCounter;
+use crate::random::{Random, Stream};
+
+/// The networks of a run. All three start as the base.
+pub struct Networks {
+    /// Encoders, and the owner of the base.
+    pub backbone: Box<dyn Backbone>,
+    /// Its shapes.
+    pub spec: BackboneSpec,
+    /// The frozen base.
+    pub teacher: Box<dyn Denoiser>,
+    /// The model that is trained.
+    pub student: Box<dyn Denoiser>,
+    /// The score of the student's own distribution.
+    pub fake: Box<dyn Denoiser>,
+    /// Where they compute.
+    pub device: Device,
+    /// Their passes.
+    pub passes: PassCounter,
+}
+
+impl Networks {
+    /// Makes the three denoisers of `backbone`.
+    ///
+    /// # Errors
+    /// LoRA targets that match no layer.
+    pub fn new(backbone: Box<dyn Backbone>, config: &RunConfig, random: Random, device: Device) -> Result<Self> {
+        let denoiser = |tuning: &Tuning, key| backbone.denoiser(tuning, random.seed(Stream::Init, key));
+        Ok(Self {
+            spec: backbone.spec(),
+            teacher: denoiser(&Tuning::Frozen, 0)?,
+            student: denoiser(&config.student.tuning, 0)?,
+            fake: denoiser(&config.critic.tuning, 1)?,
+            device,
+            passes: PassCounter::default(),
+            backbone,
+        })
+    }
+
+    /// Whether backward passes reach the fake-score network's own weights. Off while the student trains *through*
+    /// it: gradients then go to the network's input alone.
+    pub fn train_fake(&self, on: bool) {
+        for (_, parameter) in self.fake.parameters() {
+            let _ = parameter.set_requires_grad(on);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What a run shows of itself: evaluations, sample grids and the report.
+
+use std::path::Path;
+
+use advdmd_sdk::{Denoiser, Sampler};
+use serde_json::json;
+use tch::Tensor;
+
+use super::run::{Observer, Trainer};
+use crate::config::{Component, RunConfig};
+use crate::digits::{Verdict, judge};
+use crate::eval::{DigitSuite, Entry, Subject};
+use crate::jsonl::Log;
+use crate::pipeline::Pipeline;
+use crate::random::Random;
+use crate::registry::Registry;
+use crate::report::{self, SampleRow, write_samples};
+use crate::sampling::Trajectory;
+use crate::Result;
+
+/// Steps of the teacher's own sampling, the ceiling of the comparison.
+pub const TEACHER_STEPS: usize = 40;
+/// Seed of prompts and noise in evaluations: the same for every run, so that runs compare.
+const SEED: u64 = 1;
+/// Samples per forward pass.
+const BATCH: usize = 150;
+
+/// Evaluates teacher and student on the digit scenes and keeps the report up to date.
+pub struct Watch {
+    suite: DigitSuite,
+    log: Log,
+    student: Box<dyn Sampler>,
+    student_type: String,
+    teacher: Box<dyn Sampler>,
+    grid: usize,
+    guidance_scale: f64,
+    steps: Vec<usize>,
+    /// Whether the teacher's rows are in the log already.
+    teacher_done: bool,
+}
+
+/// A model as the evaluation runs it.
+struct Setting {
+    label: &'static str,
+    subject: Subject,
+    steps: usize,
+    guidance_scale: f64,
+}
+
+impl Watch {
+    /// For a run of `config` in `out`, continuing its `eval.jsonl` from `update`.
+    ///
+    /// # Errors
+    /// A sampler that cannot be made, or a log that cannot be written.
+    pub fn new(config: &RunConfig, registry: &Registry, out: &Path, update: u64) -> Result<Self> {
+        let steps = config.sampler.steps;
+        Ok(Self {
+            suite: DigitSuite::new(config.eval.prompts_per_task, SEED, tch::Device::Cpu)?,
+            log: Log::open::<Entry>(&out.join("eval.jsonl"), update)?,
+            student: registry.sampler(&config.sampler.component)?,
+            student_type: config.sampler.component.r#type.clone(),
+            teacher: registry.sampler(&euler())?,
+            grid: config.eval.grid,
+            guidance_scale: config.objective.dmd.guidance_scale,
+            steps: if steps > 1 { vec![steps, steps.div_ceil(2)] } else { vec![steps] },
+            teacher_done: update > 0,
+        })
+    }
+
+    fn settings(&self, with_teacher: bool) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        if with_teacher {
+            for steps in [TEACHER_STEPS].into_iter().chain(self.steps.iter().copied()) {
+                for (label, guidance_scale) in [("teacher, guided", self.guidance_scale), ("teacher", 1.0)] {
+                    settings.push(Setting { label, subject: Subject::Teacher, steps, guidance_scale });
+                }
+            }
+        }
+        let student = |&steps| Setting { label: "student", subject: Subject::Student, steps, guidance_scale: 1.0 };
+        settings.extend(self.steps.iter().map(student));
+        settings
+    }
+
+    /// Images of `prompts` by one setting.
+    fn images(&self, trainer: &Trainer, setting: &Setting, prompts: &[&str], first: usize) -> Result<Tensor> {
+        let networks = &trainer.networks;
+        let (sampler, denoiser): (&dyn Sampler, &dyn Denoiser) = match setting.subject {
+            Subject::Student => (self.student.as_ref(), networks.student.as_ref()),
+            _ => (self.teacher.as_ref(), networks.teacher.as_ref()),
+        };
+        let own = setting.subject == Subject::Student && setting.steps == trainer.config.sampler.steps;
+        let sigmas = trainer.config.sampler.sigmas.as_deref().filter(|_| own);
+        let pipeline = Pipeline {
+            backbone: networks.backbone.as_ref(),
+            denoiser,
+            trajectory: &Trajectory::new(sampler, setting.steps, sigmas)?,
+            guidance_scale: setting.guidance_scale,
+            random: Random::new(SEED),
+            device: networks.device,
+        };
+        pipeline.images(prompts, first)
+    }
+
+    fn evaluate(&mut self, trainer: &Trainer, setting: &Setting) -> Result<()> {
+        let scores = self.suite.evaluate(BATCH, |prompts, first| self.images(trainer, setting, prompts, first))?;
+        let student = setting.subject == Subject::Student;
+        let guided = if setting.guidance_scale == 1.0 { 1 } else { 2 };
+        let sampler = if student { self.student_type.clone() } else { "ode-euler".to_owned() };
+        self.log.append(&Entry {
+            update: trainer.state.update,
+            label: setting.label.to_owned(),
+            subject: setting.subject,
+            sampler,
+            steps: setting.steps,
+            guidance_scale: setting.guidance_scale,
+            evaluations: setting.steps * guided,
+            scores,
+        })
+    }
+
+    /// A grid of the same prompts and noise for teacher and student.
+    fn samples(&self, trainer: &Trainer, out: &Path) -> Result<()> {
+        let all = self.suite.prompts();
+        let count = self.grid.min(all.len());
+        if count == 0 {
+            return Ok(());
+        }
+        // Evenly over the list, which is sorted by task.
+        let prompts: Vec<&str> = (0..count).map(|index| all[index * all.len() / count].as_str()).collect();
+        let settings = self.settings(true);
+        let shown = settings.iter().filter(|setting| setting.subject == Subject::Student || setting.guidance_scale != 1.0);
+        let mut rows = Vec::new();
+        for setting in shown {
+            let images = self.images(trainer, setting, &prompts, 0)?;
+            let verdicts = self.verdicts(&prompts, &images)?;
+            rows.push((format!("{}, {} steps", setting.label, setting.steps), setting.subject, images, verdicts));
+        }
+        let row = |(label, subject, images, verdicts)| SampleRow { label, subject, images, verdicts: Some(verdicts) };
+        let rows: Vec<SampleRow<'_>> = rows.iter().map(|(l, s, i, v)| row((l, *s, i, v.as_slice()))).collect();
+        write_samples(out, trainer.state.update, &prompts, &rows)?;
+        Ok(())
+    }
+
+    fn verdicts(&self, prompts: &[&str], images: &Tensor) -> Result<Vec<Verdict>> {
+        let readings = self.suite.read(images)?;
+        let verdict = |(prompt, reading): (&&str, _)| Ok(judge(&prompt.parse()?, reading));
+        prompts.iter().zip(&readings).map(verdict).collect()
+    }
+}
+
+impl Observer for Watch {
+    fn look(&mut self, trainer: &Trainer, out: &Path, _last: bool) -> Result<()> {
+        if !self.teacher_done {
+            self.log.append(&Entry::real(self.suite.evaluate_real()?))?;
+        }
+        for setting in self.settings(!self.teacher_done) {
+            self.evaluate(trainer, &setting)?;
+        }
+        self.teacher_done = true;
+        self.samples(trainer, out)?;
+        report::write(out).map(|_| ())
+    }
+}
+
+/// The teacher's sampler: Euler over evenly spaced sigmas, at which it was found to do best at few steps.
+fn euler() -> Component {
+    let options = json!({ "shift": 1.0 });
+    Component { r#type: "ode-euler".to_owned(), options: options.as_object().cloned().unwrap_or_default() }
+}

@@ -1,0 +1,68 @@
+//! For the build scripts of crates that use libtorch through `tch`.
+//!
+//! `tch` tells the linker where libtorch lies but not the finished program: without a run path it starts with
+//! "cannot open shared object file". Cargo passes link arguments to the targets of one package only, so each package
+//! with a program, a dynamic library or tests that use `tch` needs a `build.rs` whose `main` is this one line:
+//!
+//! ```no_run
+//! advdmd_build::link_libtorch();
+//! ```
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Sets the run path of the package's programs, tests and dynamic libraries to the folder of libtorch.
+///
+/// The folder is `$LIBTORCH/lib` with links resolved, so that the program keeps working when the link that LIBTORCH may
+/// name goes away. Stops the build with one line that says what to do when there is no libtorch there; this build script
+/// runs before `torch-sys` compiles, so that line comes instead of a page of C++ errors.
+pub fn link_libtorch() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    match library_folder(env::var_os("LIBTORCH").map(PathBuf::from).as_deref()) {
+        Ok(folder) => {
+            // A file that is watched and gone makes cargo run this again.
+            println!("cargo::rerun-if-changed={}", folder.join(LIBRARY).display());
+            println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
+        }
+        Err(message) => println!("cargo::error={message}"),
+    }
+}
+
+const LIBRARY: &str = "libtorch_cpu.so";
+
+/// The real path of `<libtorch>/lib`, or what is wrong with it.
+fn library_folder(libtorch: Option<&Path>) -> Result<PathBuf, String> {
+    const REMEDY: &str = "run `cargo xtask setup`, or set LIBTORCH to an installed libtorch 2.11.0";
+    let libtorch = libtorch.ok_or_else(|| format!("LIBTORCH is not set: {REMEDY}"))?;
+    let folder = libtorch.join("lib");
+    if !folder.join(LIBRARY).exists() {
+        return Err(format!("there is no libtorch in {}: {REMEDY}", libtorch.display()));
+    }
+    folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, process};
+
+    #[test]
+    fn a_missing_libtorch_says_what_to_do() {
+        let unset = library_folder(None).unwrap_err();
+        assert!(unset.contains("cargo xtask setup"), "{unset}");
+        let absent = library_folder(Some(Path::new("/no/such/folder"))).unwrap_err();
+        assert!(absent.contains("/no/such/folder") && absent.contains("cargo xtask setup"), "{absent}");
+    }
+
+    #[test]
+    fn links_are_resolved() {
+        let base = env::temp_dir().join(format!("advdmd-build-{}", process::id()));
+        fs::create_dir_all(base.join("real/lib")).unwrap();
+        fs::write(base.join("real/lib").join(LIBRARY), "").unwrap();
+        std::os::unix::fs::symlink(base.join("real"), base.join("link")).unwrap();
+        let folder = library_folder(Some(&base.join("link"))).unwrap();
+        assert_eq!(folder, base.join("real/lib").canonicalize().unwrap());
+        fs::remove_dir_all(base).unwrap();
+    }
+}

@@ -1,0 +1,43 @@
+//! Building blocks on `tch` that backbones and rewards share.
+//!
+//! - [`Weights`]: named tensors, read from memory-mapped safetensors files and written atomically;
+//! - [`Params`]: a path-prefixed view of weights that applies a [`Tuning`](advdmd_sdk::Tuning) (frozen, `LoRA`, full)
+//!   and collects the trainable tensors under their published names;
+//! - layers: [`Linear`], [`RmsNorm`], [`embed`], [`JointAttention`];
+//! - [`mmdit`]: the SD3 family's transformer;
+//! - [`optim`]: fused `AdamW`, gradient clipping and averaged weights with exact save and load.
+//!
+//! ```no_run
+//! use advdmd_nn::{Params, Weights, mmdit::{LORA_TARGETS, Mmdit, MmditConfig}};
+//! use advdmd_sdk::{Request, Tuning};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! # fn main() -> advdmd_sdk::Result<()> {
+//! let config = MmditConfig::read("model/transformer/config.json".as_ref())?;
+//! let base = Weights::load_folder(
+//!     "model/transformer".as_ref(), "diffusion_pytorch_model", Some(Kind::Float), Device::Cpu)?;
+//! let teacher = Mmdit::new(&config, &Params::new(&base, &Tuning::Frozen, &LORA_TARGETS, 0)?)?;
+//! # let (latents, timestep, context, pooled) = (Tensor::new(), Tensor::new(), Tensor::new(), Tensor::new());
+//! let prediction = teacher.forward(&latents, &timestep, &context, &pooled, Request::VELOCITY)?;
+//! # Ok(()) }
+//! ```
+
+mod attention;
+pub mod embed;
+mod feed_forward;
+mod ffi;
+mod linear;
+pub mod mmdit;
+mod norm;
+pub mod optim;
+mod params;
+mod random;
+mod weights;
+
+pub use attention::JointAttention;
+pub use feed_forward::FeedForward;
+pub use linear::{Linear, Lora};
+pub use norm::{RmsNorm, layer_norm, modulate};
+pub use params::{Params, load_parameters};
+pub use random::RandomStream;
+pub use weights::{Layout, Weights};

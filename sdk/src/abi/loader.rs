@@ -1,0 +1,255 @@
+//! Loads plugins from dynamic libraries.
+
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use abi_stable::StableAbi;
+use abi_stable::abi_stability::abi_checking::{AbiInstabilityErrors, check_layout_compatibility};
+use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::foreign_reward::ForeignReward;
+use super::root::{Entry, PluginVtableRef};
+use super::sampler::ForeignSampler;
+use super::sink::call;
+use super::trace::HostLog;
+use super::{Header, LoadError, mismatches, read_header};
+use crate::trace::emit;
+use crate::{Error, Manifest, Result, Reward, RewardInit, Sampler};
+
+/// A loaded plugin. It stays loaded until the process ends: code that registered destructors or threads cannot be
+/// unloaded safely.
+pub struct Plugin {
+    path: PathBuf,
+    header: Header,
+    manifest: Manifest,
+    vtable: PluginVtableRef,
+    log_level: AtomicU8,
+}
+
+impl Plugin {
+    /// Loads the plugin at `path`. Its header is checked before any of its code runs.
+    ///
+    /// # Errors
+    /// One readable line that begins with the path; one per field for a plugin that does not fit this host.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        let path = path.as_ref();
+        let header = read_header(path)?;
+        let mismatches = mismatches(&header, &Header::of_host());
+        if !mismatches.is_empty() {
+            return Err(LoadError::Incompatible { path: path.into(), mismatches });
+        }
+        let entry = link(path, &header)?;
+        if let Some(layout) = entry.layout {
+            check_layout(path, &header, layout)?;
+        }
+        Self::start(path, &header, entry.vtable).map_err(|source| LoadError::Start { path: path.into(), source })
+    }
+
+    fn start(path: &Path, header: &Header, vtable: PluginVtableRef) -> Result<Self> {
+        let log = HostLog::of_plugin(header.name());
+        // SAFETY: the layout was checked, and the log lives as long as the process.
+        call(|out| unsafe { vtable.connect()(log, out) })?;
+        let plugin = Self {
+            path: path.into(),
+            header: *header,
+            manifest: Manifest::default(),
+            vtable,
+            log_level: AtomicU8::new(0),
+        };
+        plugin.pass_log_level();
+        // SAFETY: the layout was checked.
+        let manifest = call(|out| unsafe { vtable.manifest()(out) })?.json("manifest")?;
+        Ok(Self { manifest, ..plugin })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The header, as it stands in the file.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The components.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Makes a reward of its table (a JSON object with a `type` key).
+    ///
+    /// # Errors
+    /// An unknown type, unknown or missing keys, or what the reward refuses.
+    pub fn reward(&self, config: &Value, init: &RewardInit) -> Result<Box<dyn Reward>> {
+        let (config, init) = (config.to_string(), json(init)?);
+        let function = self.vtable.reward();
+        let object = make(|place| {
+            // SAFETY: the layout was checked, and `place` holds a reward.
+            self.call(|out| unsafe { function(config.as_str().into(), init.as_str().into(), place, out) })
+        })?;
+        // SAFETY: the plugin has just made the object for us.
+        Ok(Box::new(unsafe { ForeignReward::new(object) }?))
+    }
+
+    /// Makes a sampler of its table.
+    ///
+    /// # Errors
+    /// As [`Plugin::reward`].
+    pub fn sampler(&self, config: &Value) -> Result<Box<dyn Sampler>> {
+        let config = config.to_string();
+        let function = self.vtable.sampler();
+        let object = make(|place| {
+            // SAFETY: the layout was checked, and `place` holds a sampler.
+            self.call(|out| unsafe { function(config.as_str().into(), place, out) })
+        })?;
+        // SAFETY: the plugin has just made the object for us.
+        Ok(Box::new(unsafe { ForeignSampler::new(object) }?))
+    }
+
+    /// Makes a backbone of its table.
+    ///
+    /// # Errors
+    /// As [`Plugin::reward`].
+    #[cfg(feature = "torch")]
+    pub fn backbone(&self, config: &Value, init: &crate::BackboneInit) -> Result<Box<dyn crate::Backbone>> {
+        let (config, init) = (config.to_string(), json(init)?);
+        let function = self.vtable.backbone();
+        let object = make(|place| {
+            // SAFETY: the layout was checked, and `place` holds a backbone.
+            self.call(|out| unsafe { function(config.as_str().into(), init.as_str().into(), place, out) })
+        })?;
+        // SAFETY: the plugin has just made the object for us.
+        Ok(Box::new(unsafe { super::backbone::ForeignBackbone::new(object) }?))
+    }
+
+    fn call(&self, function: impl FnOnce(&super::Sink) -> super::Status) -> Result<()> {
+        self.pass_log_level();
+        call(function).map(drop)
+    }
+
+    /// Tells the plugin how much the host logs now; it may have set up its log after loading plugins.
+    fn pass_log_level(&self) {
+        let level = emit::level();
+        if self.log_level.swap(level, Ordering::Relaxed) != level {
+            // SAFETY: the layout was checked.
+            unsafe { self.vtable.set_log_level()(level) }
+        }
+    }
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("path", &self.path).field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::failed)
+}
+
+/// The object that `fill` writes if it succeeds.
+fn make<T>(fill: impl FnOnce(*mut T) -> Result<()>) -> Result<T> {
+    let mut place = MaybeUninit::uninit();
+    fill(place.as_mut_ptr())?;
+    // SAFETY: a function that returns no error has written the object.
+    Ok(unsafe { place.assume_init() })
+}
+
+/// Loads the library and finds its entry.
+fn link(path: &Path, header: &Header) -> Result<&'static Entry, LoadError> {
+    // A bare file name would be searched for in the system's folders.
+    let file = path.canonicalize().map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+    // RTLD_NOW: a symbol that is missing should fail here, with its name, and not in the middle of a run.
+    // SAFETY: loading runs the library's constructors. The header says that it is a plugin for this host, and a plugin
+    // has the rights of the process by design.
+    let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| link_error(path, &file, &error))?;
+    // SAFETY: the header says that the symbol is an `Entry`, whose layout this version of the protocol fixes.
+    let entry = unsafe { library.get::<*const Entry>(header.entry()) }.map(Symbol::into_raw);
+    // Never unloaded: objects, log and libtorch may refer to its code until the process ends.
+    std::mem::forget(library);
+    let no_entry = || LoadError::NoEntry { path: path.into(), symbol: header.entry().to_owned() };
+    let entry = entry.map_err(|_| no_entry())?.cast::<Entry>();
+    // SAFETY: as above; the library is never unloaded.
+    unsafe { entry.as_ref() }.ok_or_else(no_entry)
+}
+
+/// The dynamic linker's message, with a library that is not found told apart.
+fn link_error(path: &Path, file: &Path, error: &libloading::Error) -> LoadError {
+    // libloading's own text stands in front of the system's, which is its source.
+    let message = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let missing = message.split_once(": cannot open shared object file").map(|(library, _)| library);
+    match missing {
+        Some(library) if Path::new(library) != file => {
+            LoadError::MissingLibrary { path: path.into(), library: library.to_owned() }
+        }
+        _ => LoadError::Link { path: path.into(), message },
+    }
+}
+
+/// Compares a plugin's functions with the host's, type by type.
+fn check_layout(path: &Path, header: &Header, layout: &'static TypeLayout) -> Result<(), LoadError> {
+    check_layout_compatibility(<PluginVtableRef as StableAbi>::LAYOUT, layout).map_err(|errors| {
+        tracing::debug!("{}: differences between the plugin's layout and the host's: {errors}", path.display());
+        LoadError::Layout {
+            path: path.into(),
+            place: place(&errors),
+            plugin: header.sdk().to_owned(),
+            host: Header::of_host().sdk().to_owned(),
+        }
+    })
+}
+
+/// Where the deepest difference is, as the names of fields and functions on the way there.
+fn place(errors: &AbiInstabilityErrors) -> String {
+    let deepest = errors.errors.iter().map(|error| &error.stack_trace).max_by_key(|trace| trace.len());
+    let names = deepest.into_iter().flatten().map(|step| match step.expected {
+        TLFieldOrFunction::Field(field) => field.name(),
+        TLFieldOrFunction::Function(function) => function.name.as_str(),
+    });
+    // abi_stable names a function both as field and as function, parameters with a comma, and wrappers by an index.
+    let mut names: Vec<_> = names.map(|name| name.trim_end_matches(',')).collect();
+    names.retain(|name| name.parse::<usize>().is_err());
+    names.dedup();
+    names.join(".")
+}
+
+#[cfg(test)]
+#[allow(dead_code, reason = "of the other table only the layout is used")]
+mod tests {
+    use super::*;
+    use crate::abi::Sink;
+    use crate::abi::reward::RewardObject;
+    use abi_stable::std_types::RStr;
+
+    /// [`PluginVtable`](crate::abi::PluginVtable) with one type changed.
+    #[repr(C)]
+    #[derive(StableAbi)]
+    #[sabi(kind(Prefix(prefix_ref = OtherRef)))]
+    struct PluginVtable {
+        manifest: unsafe extern "C" fn(out: &Sink) -> crate::abi::Status,
+        connect: unsafe extern "C" fn(log: HostLog, out: &Sink) -> crate::abi::Status,
+        set_log_level: unsafe extern "C" fn(level: u32),
+        #[sabi(last_prefix_field)]
+        reward: unsafe extern "C" fn(
+            config: RStr<'_>,
+            init: RStr<'_>,
+            reward: *mut RewardObject,
+            out: &Sink,
+        ) -> crate::abi::Status,
+    }
+
+    #[test]
+    fn a_different_layout_is_refused_in_one_line() {
+        let path = Path::new("libother.so");
+        assert!(check_layout(path, &Header::of_host(), <PluginVtableRef as StableAbi>::LAYOUT).is_ok());
+        let error = check_layout(path, &Header::of_host(), <OtherRef as StableAbi>::LAYOUT).unwrap_err().to_string();
+        let expected = "libother.so: its functions are laid out differently (at `set_log_level.level`; ";
+        assert!(error.starts_with(expected) && error.lines().count() == 1, "{error}");
+    }
+}

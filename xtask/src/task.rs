@@ -1,0 +1,7 @@
+//! The commands, one file each.
+
+pub mod bench;
+pub mod build;
+pub mod program;
+pub mod setup;
+pub mod test;

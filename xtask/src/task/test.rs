@@ -1,0 +1,33 @@
+//! `cargo xtask test`: all that must hold before a merge, from the quickest to the slowest.
+
+use super::build;
+use crate::cargo::cargo;
+use crate::libtorch;
+use crate::project::Project;
+use crate::steps::Steps;
+use anyhow::Result;
+
+pub fn run(project: &Project) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("libtorch", "cargo xtask setup", || libtorch::require(project))?;
+    steps.command("format", &mut cargo(project, &["fmt", "--all", "--check"]))?;
+    // The promise to plugin authors: the SDK alone needs no libtorch.
+    steps.command("sdk alone", &mut cargo(project, &["check", "--package", "advdmd-sdk"]))?;
+    let lints = ["--all-targets", "--", "-D", "warnings"];
+    steps.command("lints", cargo(project, &["clippy", "--workspace"]).args(lints))?;
+    let with_static = ["clippy", "--workspace", "--features", "advdmd/static-plugins"];
+    steps.command("lints, static", cargo(project, &with_static).args(lints))?;
+    let mut documents = cargo(project, &["doc", "--workspace", "--no-deps"]);
+    steps.command("documents", documents.env("RUSTDOCFLAGS", "-D warnings"))?;
+    steps.run("build", "cargo xtask build", || build::build_for_tests(project).map(drop))?;
+    let runner: &[&str] =
+        if has_nextest(project) { &["nextest", "run", "--workspace"] } else { &["test", "--workspace", "--tests"] };
+    steps.command("tests", &mut cargo(project, runner))?;
+    steps.command("doc examples", &mut cargo(project, &["test", "--workspace", "--doc"]))?;
+    println!("\n{}", steps.summary());
+    Ok(())
+}
+
+fn has_nextest(project: &Project) -> bool {
+    cargo(project, &["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
