@@ -17,6 +17,17 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::file("create", path))
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Names the file.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file beside its place, flushes it to disk and renames it.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ def save(**results):
 
 
 def gradient(loss, leaf):
-    return torch.autograd.grad(loss.sum(), leaf)[0]
+    return torch.autograd.grad(loss.sum(), leaf, retain_graph=True)[0]
 
 
 def denoise():

@@ -44,18 +44,6 @@ pub struct PolicyLoss {
     pub clip_fraction: Tensor,
 }
 
-impl PolicyLoss {
-    /// Scalars on the device, by name.
-    pub fn statistics(&self) -> [(&'static str, Tensor); 4] {
-        [
-            ("ratio_mean", self.ratio.mean(Kind::Float)),
-            ("ratio_min", self.ratio.min()),
-            ("ratio_max", self.ratio.max()),
-            ("clip_fraction", self.clip_fraction.shallow_clone()),
-        ]
-    }
-}
-
 /// The clipped policy loss per sample (PPO, arXiv:1707.06347, equation 7, as Flow-GRPO's `train_sd3.py`; AdvDMD's
 /// equation 3.5):
 ///

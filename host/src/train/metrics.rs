@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::Result;
 
-/// Weighted means by name. Reading them is one transfer at the end of an update instead of a wait at each number.
+/// Weighted means and extremes by name. Reading them is one transfer at the end of an update instead of a wait at each number.
 #[derive(Debug, Default)]
 pub struct Meter {
     sums: BTreeMap<String, (Tensor, f64)>,
@@ -26,6 +26,22 @@ impl Meter {
                 self.sums.insert(name.to_owned(), (value, weight));
             }
         }
+    }
+
+    /// Lowers the minimum called `name` to `value` (a scalar tensor).
+    pub fn add_min(&mut self, name: &str, value: &Tensor) {
+        self.fold(name, value, Tensor::minimum);
+    }
+
+    /// Raises the maximum called `name` to `value` (a scalar tensor).
+    pub fn add_max(&mut self, name: &str, value: &Tensor) {
+        self.fold(name, value, Tensor::maximum);
+    }
+
+    fn fold(&mut self, name: &str, value: &Tensor, fold: fn(&Tensor, &Tensor) -> Tensor) {
+        let value = value.detach().to_kind(Kind::Float);
+        let folded = self.sums.get(name).map_or_else(|| value.shallow_clone(), |(so_far, _)| fold(so_far, &value));
+        self.sums.insert(name.to_owned(), (folded, 1.0));
     }
 
     /// Adds each sample of `values` (`[b]`) to the mean called `name` + its key.

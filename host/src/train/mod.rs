@@ -4,8 +4,8 @@
 //! learners, [`rewards`] and advantages with the fresh discriminator, one [`student`] update.
 
 pub mod checkpoint;
-pub mod critic;
-pub mod metrics;
+pub(crate) mod critic;
+pub(crate) mod metrics;
 mod networks;
 mod rewards;
 mod rollout;
@@ -17,4 +17,4 @@ mod watch;
 pub use networks::Networks;
 pub use rewards::Rewards;
 pub use rollout::{Chunk, Rollout, rollout};
-pub use run::{Outcome, TrainOptions, Trainer, run};
+pub use run::{Outcome, TrainOptions, Trainer, Values, run};

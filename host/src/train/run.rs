@@ -1,5 +1,6 @@
 //! A run from its first update to its last: state in memory, order of work, saving.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -48,6 +49,9 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
+/// The numbers of an update, by name.
+pub type Values = BTreeMap<String, f64>;
+
 /// Everything of a run that lives in memory.
 pub struct Trainer {
     /// The configuration.
@@ -92,6 +96,10 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
         }
         None => {
             files::create_dir(out)?;
+            // A run that was stopped before its first checkpoint left these behind.
+            for log in ["metrics.jsonl", "eval.jsonl"] {
+                files::remove(&out.join(log))?;
+            }
             files::write(&out.join("config.toml"), resolved.toml.as_bytes())?;
             registry.write_manifest(&out.join("run.json"), &resolved)?;
         }
@@ -158,19 +166,21 @@ impl Trainer {
         if self.state.update == 0 {
             self.observe(observer, out, false, &mut progress)?;
             progress.meanwhile("warming up the critic");
-            self.warm_up()?;
+            self.warm_up(stop)?;
             progress.meanwhile("");
+            if stop.is_raised() {
+                // A half warmed-up critic is not worth a checkpoint: a resumed run begins anew.
+                return Ok(Outcome { updates: 0, finished: false, seconds: 0.0 });
+            }
         }
         let begun = Instant::now();
         let before = self.state.seconds;
         let mut paused = 0.0;
         let limit = self.config.schedule.max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
         while self.state.update < updates && self.state.seconds < limit && !stop.is_raised() {
-            let mut meter = Meter::default();
-            self.update(&mut meter)?;
+            let values = self.update()?;
             self.state.seconds = before + begun.elapsed().as_secs_f64() - paused;
             let update = self.state.update;
-            let values = self.finish(meter)?;
             progress.advance(update, headline(&values));
             writer.append(&Record { update, seconds: self.state.seconds, values })?;
             let looked = Instant::now();
@@ -202,34 +212,39 @@ impl Trainer {
     }
 
     /// Critic updates before the first student update: a fresh discriminator has no opinion worth following.
-    fn warm_up(&mut self) -> Result<()> {
+    fn warm_up(&mut self, stop: interrupt::Flag) -> Result<()> {
         let mut done = 0;
-        while done < self.config.critic.warmup {
+        while done < self.config.critic.warmup && !stop.is_raised() {
             // A key far above any update keeps these rollouts apart from the run's own.
             let rollout = self.roll(u64::MAX - done as u64)?;
             let updates = self.config.critic.updates.min(self.config.critic.warmup - done);
-            self.train_critic(&rollout, updates, &mut Meter::default())?;
+            let mut meter = Meter::default();
+            self.train_critic(&rollout, updates, &mut meter)?;
+            self.observe_accuracy(&meter.read()?);
             done += updates;
         }
         Ok(())
     }
 
-    /// One update: rollout, critic, rewards, student.
+    /// One update: rollout, critic, rewards, student. Returns its numbers.
     ///
     /// # Errors
-    /// A plugin's.
-    pub fn update(&mut self, meter: &mut Meter) -> Result<()> {
+    /// A plugin's, or a loss or gradient that is not finite.
+    pub fn update(&mut self) -> Result<Values> {
+        let mut meter = Meter::default();
         let mut clock = Clock::start();
         let rollout = self.roll(self.state.update)?;
-        clock.lap("rollout", meter);
-        self.train_critic(&rollout, self.config.critic.updates, meter)?;
-        clock.lap("critic", meter);
-        let advantages = self.advantages(&rollout, meter)?;
-        clock.lap("reward", meter);
-        self.train_student(&rollout, &advantages, meter)?;
-        clock.lap("student", meter);
+        clock.lap("rollout", &mut meter);
+        self.train_critic(&rollout, self.config.critic.updates, &mut meter)?;
+        clock.lap("critic", &mut meter);
+        let advantages = self.advantages(&rollout, &mut meter)?;
+        clock.lap("reward", &mut meter);
+        self.train_student(&rollout, &advantages, &mut meter)?;
+        clock.lap("student", &mut meter);
         self.state.update += 1;
-        Ok(())
+        let values = self.finish(meter)?;
+        self.observe_accuracy(&values);
+        Ok(values)
     }
 
     /// The trajectories of an update's prompts, groups side by side.
@@ -326,8 +341,20 @@ impl Trainer {
         Ok(self.ema.update()?)
     }
 
-    /// Reads the numbers of an update, feeds the gate and refuses what is not finite.
-    fn finish(&mut self, meter: Meter) -> Result<std::collections::BTreeMap<String, f64>> {
+    /// Feeds the gate with the learners' mean accuracy at each step.
+    fn observe_accuracy(&mut self, values: &Values) {
+        for step in 0..self.trajectory.steps() {
+            let suffix = format!("/accuracy/step{step}");
+            let measured: Vec<f64> =
+                values.iter().filter(|(name, _)| name.ends_with(&suffix)).map(|(_, &value)| value).collect();
+            if !measured.is_empty() {
+                self.state.gate.observe(step, measured.iter().sum::<f64>() / measured.len() as f64);
+            }
+        }
+    }
+
+    /// Reads the numbers of an update and refuses what is not finite.
+    fn finish(&self, meter: Meter) -> Result<Values> {
         let mut values = meter.read()?;
         self.networks.passes.record_into(&mut values);
         let bad = values.iter().find(|(name, value)| !value.is_finite() && (name.ends_with("/loss") || name.ends_with("grad_norm")));
@@ -336,14 +363,6 @@ impl Trainer {
                 "update {}: {name} is {value}; the last checkpoint is whole, a lower learning rate or weight may help",
                 self.state.update
             )));
-        }
-        for step in 0..self.trajectory.steps() {
-            let suffix = format!("/accuracy/step{step}");
-            let measured: Vec<f64> =
-                values.iter().filter(|(name, _)| name.ends_with(&suffix)).map(|(_, &value)| value).collect();
-            if !measured.is_empty() {
-                self.state.gate.observe(step, measured.iter().sum::<f64>() / measured.len() as f64);
-            }
         }
         Ok(values)
     }

@@ -152,9 +152,10 @@ fn policy_loss(
     let samples = advantage.narrow(0, chunk.first as i64, chunk.len() as i64);
     let settings = &context.config.objective.grpo;
     let policy = grpo::policy_loss(&log_prob, old, &samples, settings.clip_range, settings.advantage_clip)?;
-    for (name, value) in policy.statistics() {
-        meter.add(&format!("grpo/{name}"), &value, shares.action);
-    }
+    meter.add("grpo/ratio_mean", &policy.ratio.mean(Kind::Float), shares.action);
+    meter.add_min("grpo/ratio_min", &policy.ratio.min());
+    meter.add_max("grpo/ratio_max", &policy.ratio.max());
+    meter.add("grpo/clip_fraction", &policy.clip_fraction, shares.action);
     Ok(policy.loss.mean(Kind::Float))
 }
 

@@ -10,6 +10,7 @@ use super::run::{Observer, Trainer};
 use crate::config::{Component, RunConfig};
 use crate::digits::{Verdict, judge};
 use crate::eval::{DigitSuite, Entry, Subject};
+use crate::interrupt;
 use crate::jsonl::Log;
 use crate::pipeline::Pipeline;
 use crate::random::Random;
@@ -153,7 +154,11 @@ impl Observer for Watch {
         if !self.teacher_done {
             self.log.append(&Entry::real(self.suite.evaluate_real()?))?;
         }
+        let stop = interrupt::flag()?;
         for setting in self.settings(!self.teacher_done) {
+            if stop.is_raised() {
+                return Ok(());
+            }
             self.evaluate(trainer, &setting)?;
         }
         self.teacher_done = true;

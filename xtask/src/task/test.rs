@@ -22,7 +22,8 @@ pub fn run(project: &Project) -> Result<()> {
     steps.run("build", "cargo xtask build", || build::build_for_tests(project).map(drop))?;
     let runner: &[&str] =
         if has_nextest(project) { &["nextest", "run", "--workspace"] } else { &["test", "--workspace", "--tests"] };
-    steps.command("tests", &mut cargo(project, runner))?;
+    // One thread per test: OpenMP's threads wait by spinning, and tests side by side would wait for each other.
+    steps.command("tests", cargo(project, runner).env("OMP_NUM_THREADS", "1"))?;
     steps.command("doc examples", &mut cargo(project, &["test", "--workspace", "--doc"]))?;
     println!("\n{}", steps.summary());
     Ok(())
