@@ -22,10 +22,14 @@ pub fn select(compute: &Compute) -> Result<Device> {
             Error::config(format!("compute.device: expected `cpu`, `cuda` or `cuda:N`, found `{other}`"))
         })?,
     };
-    advdmd_sdk::abi::cuda::load().map_err(|source| Error::config(format!("compute.device = \"{}\": {source}", compute.device)))?;
+    advdmd_sdk::abi::cuda::load()
+        .map_err(|source| Error::config(format!("compute.device = \"{}\": {source}", compute.device)))?;
     let found = Cuda::device_count();
     if index as i64 >= found {
-        return Err(Error::config(format!("compute.device = \"{}\": libtorch sees {found} CUDA devices", compute.device)));
+        return Err(Error::config(format!(
+            "compute.device = \"{}\": libtorch sees {found} CUDA devices",
+            compute.device
+        )));
     }
     Ok(Device::Cuda(index))
 }

@@ -56,7 +56,10 @@ impl Log {
         let found = entry.update();
         if found < self.last {
             let last = self.last;
-            return Err(Error::content(&self.path, format!("an entry of update {found} cannot follow one of update {last}")));
+            return Err(Error::content(
+                &self.path,
+                format!("an entry of update {found} cannot follow one of update {last}"),
+            ));
         }
         let mut line = serde_json::to_vec(entry).map_err(|error| Error::content(&self.path, error))?;
         line.push(b'\n');
@@ -76,10 +79,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 /// The entries with the offset behind each. Torn means: no line feed at the end, and no JSON of this type.
-fn lines<'a, T: DeserializeOwned>(
-    path: &'a Path,
-    bytes: &'a [u8],
-) -> impl Iterator<Item = Result<(usize, T)>> + 'a {
+fn lines<'a, T: DeserializeOwned>(path: &'a Path, bytes: &'a [u8]) -> impl Iterator<Item = Result<(usize, T)>> + 'a {
     let mut end = 0;
     bytes.split_inclusive(|byte| *byte == b'\n').enumerate().filter_map(move |(index, line)| {
         end += line.len();

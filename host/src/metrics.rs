@@ -60,7 +60,10 @@ impl Writer {
             let count = self.non_finite.entry(name.clone()).or_default();
             *count += 1;
             if *count == 1 {
-                tracing::warn!(update = record.update, "{name} is {value}; written as null, further ones are only counted");
+                tracing::warn!(
+                    update = record.update,
+                    "{name} is {value}; written as null, further ones are only counted"
+                );
             }
         }
         Ok(())

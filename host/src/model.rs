@@ -70,7 +70,16 @@ impl Model {
         let denoiser = backbone.denoiser(tuning, seed)?;
         let euler = Component { r#type: "ode-euler".to_owned(), options: serde_json::Map::new() };
         let sampler = registry.sampler(&euler)?;
-        Ok(Self { backbone, denoiser, sampler, sampler_type: euler.r#type, steps: None, sigmas: None, updates: 0, device })
+        Ok(Self {
+            backbone,
+            denoiser,
+            sampler,
+            sampler_type: euler.r#type,
+            steps: None,
+            sigmas: None,
+            updates: 0,
+            device,
+        })
     }
 
     /// Takes another sampler; sigmas that were named for the old one are dropped.

@@ -50,7 +50,8 @@ impl Grid {
 
     /// Width and height of the whole file.
     pub fn size(&self) -> (usize, usize) {
-        let side = |tiles: usize, length: usize| tiles * (length * self.scale + self.gap) - self.gap.min(tiles * self.gap);
+        let side =
+            |tiles: usize, length: usize| tiles * (length * self.scale + self.gap) - self.gap.min(tiles * self.gap);
         (side(self.columns, self.width), side(self.rows, self.height))
     }
 

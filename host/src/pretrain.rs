@@ -117,7 +117,9 @@ impl Pretraining<'_> {
                 let values = std::mem::take(&mut meter).read()?;
                 let loss = values.get("loss").copied().unwrap_or(f64::NAN);
                 if !loss.is_finite() {
-                    return Err(Error::failed(format!("step {step}: the loss is {loss}; a lower learning rate may help")));
+                    return Err(Error::failed(format!(
+                        "step {step}: the loss is {loss}; a lower learning rate may help"
+                    )));
                 }
                 let rate = step as f64 * self.config.batch_size as f64 / self.progress.seconds;
                 tracing::info!("step {step}/{} loss {loss:.4} {rate:.0} samples/s", self.config.steps);

@@ -94,7 +94,10 @@ pub fn velocity(
 ) -> Result<Tensor> {
     let predict = |x: &Tensor, sigma: &Tensor, conditioning: &Conditioning| {
         passes.forward(role, x.size()[0]);
-        denoiser.predict(x, sigma, conditioning, Request::VELOCITY)?.velocity.ok_or_else(|| Error::contract("no velocity"))
+        denoiser
+            .predict(x, sigma, conditioning, Request::VELOCITY)?
+            .velocity
+            .ok_or_else(|| Error::contract("no velocity"))
     };
     match guidance {
         Some(guidance) if guidance.scale != 1.0 => {
@@ -114,11 +117,7 @@ pub fn sigma_column(sigma: f64, x: &Tensor) -> Tensor {
 
 /// `a x + sum_i b_i v_i`: the deterministic part of a transition. `velocities` are oldest first.
 pub fn transition_mean(transition: &Transition, x: &Tensor, velocities: &[Tensor]) -> Tensor {
-    transition
-        .b
-        .iter()
-        .zip(velocities.iter().rev())
-        .fold(x * transition.a, |sum, (&b, velocity)| sum + velocity * b)
+    transition.b.iter().zip(velocities.iter().rev()).fold(x * transition.a, |sum, (&b, velocity)| sum + velocity * b)
 }
 
 /// Runs a trajectory without gradients and returns the final latents.

@@ -183,7 +183,10 @@ fn spreads_below_the_floor_and_rounding_errors_are_not_blown_up() {
 
 #[test]
 fn shapes_that_would_broadcast_are_refused() {
-    let (a, b) = (Tensor::zeros([2, 3, 4, 4], (Kind::Float, Device::Cpu)), Tensor::zeros([1, 3, 4, 4], (Kind::Float, Device::Cpu)));
+    let (a, b) = (
+        Tensor::zeros([2, 3, 4, 4], (Kind::Float, Device::Cpu)),
+        Tensor::zeros([1, 3, 4, 4], (Kind::Float, Device::Cpu)),
+    );
     let sigma = tensor(&[0.5, 0.5]);
     let message = denoise::loss(&a, &a, &b).unwrap_err().to_string();
     assert!(message.contains("noise: expected the shape [2, 3, 4, 4] of velocity, found [1, 3, 4, 4]"), "{message}");

@@ -76,9 +76,8 @@ impl Conditioning {
     #[must_use]
     pub fn concat(&self, other: &Self) -> Self {
         let pair = |a: &tch::Tensor, b: &tch::Tensor| tch::Tensor::cat(&[a, b], 0);
-        let option = |a: &Option<tch::Tensor>, b: &Option<tch::Tensor>| {
-            a.as_ref().zip(b.as_ref()).map(|(a, b)| pair(a, b))
-        };
+        let option =
+            |a: &Option<tch::Tensor>, b: &Option<tch::Tensor>| a.as_ref().zip(b.as_ref()).map(|(a, b)| pair(a, b));
         Self {
             context: pair(&self.context, &other.context),
             pooled: option(&self.pooled, &other.pooled),
@@ -89,11 +88,7 @@ impl Conditioning {
     /// `f` applied to each tensor.
     #[must_use]
     pub fn map(&self, f: impl Fn(&tch::Tensor) -> tch::Tensor) -> Self {
-        Self {
-            context: f(&self.context),
-            pooled: self.pooled.as_ref().map(&f),
-            mask: self.mask.as_ref().map(&f),
-        }
+        Self { context: f(&self.context), pooled: self.pooled.as_ref().map(&f), mask: self.mask.as_ref().map(&f) }
     }
 }
 

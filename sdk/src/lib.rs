@@ -52,9 +52,9 @@ mod sampler;
 mod tensor;
 mod trace;
 
-pub use backbone::{BackboneInit, BackboneSpec, Request, Tuning};
 #[cfg(feature = "torch")]
 pub use backbone::{Backbone, Conditioning, Denoiser, Prediction};
+pub use backbone::{BackboneInit, BackboneSpec, Request, Tuning};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use plugin::BackboneConfig;

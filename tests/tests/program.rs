@@ -45,7 +45,8 @@ fn samples_are_written_and_depend_on_the_seed_alone() {
     let folder = tempfile::tempdir().unwrap();
     let program = install(folder.path(), &PLUGINS);
     let sample = |out: &str, seed: &str| {
-        let args = ["sample", "--backbone", "digits", "--prompt", "a red 7", "--steps", "2", "--seed", seed, "--out", out];
+        let args =
+            ["sample", "--backbone", "digits", "--prompt", "a red 7", "--steps", "2", "--seed", seed, "--out", out];
         let output = output(&program, folder.path(), &args);
         assert!(output.status.success(), "{}", stderr(&output));
         std::fs::read(folder.path().join(out).join("00000.png")).unwrap()

@@ -92,7 +92,11 @@ fn an_update_costs_the_passes_that_the_design_says() {
     assert_eq!(passes["passes/student/forward"], samples * (steps + steps), "rollout and replay");
     assert_eq!(passes["passes/student/backward"], samples * steps);
     assert_eq!(passes["passes/teacher/forward"], samples * steps * 2.0, "guided: two per sample");
-    assert_eq!(passes["passes/fake/forward"], samples * (2.0 * critic + (steps - 1.0) + steps), "critic, reward, student");
+    assert_eq!(
+        passes["passes/fake/forward"],
+        samples * (2.0 * critic + (steps - 1.0) + steps),
+        "critic, reward, student"
+    );
 }
 
 #[test]

@@ -50,8 +50,11 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Schema { pretrain, paths, json: _ } => {
             let registry = Registry::discover(&paths)?;
-            let schema =
-                if pretrain { registry.config_schema::<PretrainConfig>() } else { registry.config_schema::<RunConfig>() };
+            let schema = if pretrain {
+                registry.config_schema::<PretrainConfig>()
+            } else {
+                registry.config_schema::<RunConfig>()
+            };
             output::json(&schema)
         }
         Command::Explain { key, config, sets } => explain(&key, config.as_deref(), &sets),
@@ -97,7 +100,10 @@ fn indexed(view: SchemaView<'_>, tree: &Node, path: &KeyPath) -> KeyPath {
     for segment in &path.0 {
         let table = view.at(tree, &full);
         let first = full.child(0);
-        if table.is_some_and(|table| table.keys(None).is_empty()) && view.at(tree, &first).is_some() && segment.parse::<usize>().is_err() {
+        if table.is_some_and(|table| table.keys(None).is_empty())
+            && view.at(tree, &first).is_some()
+            && segment.parse::<usize>().is_err()
+        {
             full = first;
         }
         full = full.child(segment);
@@ -119,7 +125,8 @@ fn unknown(view: SchemaView<'_>, tree: &Node, path: &KeyPath) -> Error {
     for segment in &path.0 {
         if view.at(tree, &parent.child(segment)).is_none() {
             let keys = view.at(tree, &parent).map(|table| table.keys(None)).unwrap_or_default();
-            let near = config::nearest(segment, keys.iter().copied()).map(|near| format!("did you mean `{}`?", parent.child(near)));
+            let near = config::nearest(segment, keys.iter().copied())
+                .map(|near| format!("did you mean `{}`?", parent.child(near)));
             let hint = near.or_else(|| (!keys.is_empty()).then(|| format!("valid there: {}", keys.join(", "))));
             return Error::usage(format!("no key `{path}`"), hint);
         }

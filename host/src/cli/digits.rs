@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use advdmd::Result;
-use advdmd::digits::train_to_file;
 use advdmd::digits::train::TrainOptions;
+use advdmd::digits::train_to_file;
 use advdmd::progress::Progress;
 use clap::{Args, Subcommand};
 

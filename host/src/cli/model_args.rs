@@ -56,7 +56,10 @@ impl ModelArgs {
     /// The model and its trajectory.
     pub fn load(&self) -> Result<(Model, Trajectory)> {
         if !self.guidance_scale.is_finite() || self.guidance_scale < 0.0 {
-            return Err(Error::usage(format!("--guidance-scale {}: expected a number of at least 0", self.guidance_scale), None));
+            return Err(Error::usage(
+                format!("--guidance-scale {}: expected a number of at least 0", self.guidance_scale),
+                None,
+            ));
         }
         let registry = Registry::discover(&[])?;
         let mut model = match (&self.run, &self.backbone) {
@@ -73,7 +76,10 @@ impl ModelArgs {
             (None, None) => model.steps.unwrap_or(MANY_STEPS),
         };
         if steps == 0 {
-            return Err(Error::usage("a trajectory has at least 1 step", Some("`--steps 4`, or `--sigmas 1,0.5,0`".to_owned())));
+            return Err(Error::usage(
+                "a trajectory has at least 1 step",
+                Some("`--steps 4`, or `--sigmas 1,0.5,0`".to_owned()),
+            ));
         }
         let trajectory = model.trajectory(steps, self.sigmas.as_deref())?;
         Ok((model, trajectory))
@@ -93,7 +99,9 @@ impl ModelArgs {
 fn component(name: &str, sets: &[String]) -> Result<Component> {
     let mut options = Map::new();
     for set in sets {
-        let parsed = set.parse::<toml::Table>().map_err(|error| Error::usage(format!("--sampler-set {set}: {}", error.message()), None))?;
+        let parsed = set
+            .parse::<toml::Table>()
+            .map_err(|error| Error::usage(format!("--sampler-set {set}: {}", error.message()), None))?;
         for (key, value) in parsed {
             let value: Value = serde_json::to_value(value).map_err(Error::failed)?;
             options.insert(key, value);

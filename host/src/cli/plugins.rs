@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use advdmd::Result;
 use advdmd::config::SchemaView;
 use advdmd::registry::{Entry, Provider, Registry};
-use advdmd::Result;
 use advdmd_sdk::Kind;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
@@ -147,21 +147,30 @@ fn inspect(entry: &Entry, as_json: bool) -> Result<()> {
             format!("\n{}\n", output::columns(&rows))
         }
     };
-    let keys = view.keys(None);
-    text += if keys.is_empty() { "\nno keys\n" } else { "\nkeys\n" };
-    for key in keys {
+    text += if view.keys(None).is_empty() { "\nno keys\n" } else { "\nkeys\n" };
+    describe_keys(&mut text, view, 1);
+    output::text(&text)
+}
+
+/// The keys of a table, and of the tables in it.
+fn describe_keys(text: &mut String, view: SchemaView<'_>, depth: usize) {
+    let margin = "  ".repeat(depth);
+    for key in view.keys(None) {
         let Some(child) = view.child(key, None) else { continue };
         let default = match child.default() {
             Some(value) => format!(", default {value}"),
-            None if required(&entry.schema, key) => ", required".to_owned(),
+            None if view.requires(key) => ", required".to_owned(),
             None => String::new(),
         };
-        text += &format!("  {key}: {}{default}\n", child.type_text());
-        if let Some(doc) = child.doc() {
-            text += &format!("{}\n", indented(&indented(doc)));
+        *text += &format!("{margin}{key}: {}{default}\n", child.type_text());
+        for line in child.doc().into_iter().flat_map(str::lines) {
+            *text += &format!("{margin}  {line}\n");
+        }
+        // A schema may contain itself; nobody nests tables this deep.
+        if depth < 4 {
+            describe_keys(text, child, depth + 1);
         }
     }
-    output::text(&text)
 }
 
 fn component_json(entry: &Entry) -> Json {
@@ -177,10 +186,6 @@ fn component_json(entry: &Entry) -> Json {
         }
     };
     json!({ "kind": entry.kind, "name": entry.name, "plugin": plugin, "schema": entry.schema })
-}
-
-fn required(schema: &Json, key: &str) -> bool {
-    schema.get("required").and_then(Json::as_array).is_some_and(|keys| keys.iter().any(|name| name == key))
 }
 
 fn or_none(text: &str) -> String {

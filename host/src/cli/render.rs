@@ -48,7 +48,8 @@ fn rendered(error: &Error, style: Style) -> String {
             }
             if faults.len() > 1 {
                 text.push('\n');
-                let _ = writeln!(text, "{} {} faults in the configuration", style.heading("1;31", "error"), faults.len());
+                let _ =
+                    writeln!(text, "{} {} faults in the configuration", style.heading("1;31", "error"), faults.len());
             }
         }
         Error::Usage { message, hint } => {

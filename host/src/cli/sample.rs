@@ -43,7 +43,8 @@ pub fn run(args: &Sample) -> Result<()> {
     let prompts = prompts(args)?;
     let (model, trajectory) = args.model.load()?;
     let pipeline = model.pipeline(&trajectory, args.model.guidance_scale, args.model.seed);
-    let given = args.latents.as_deref().map(|path| given(path, &prompts, model.backbone.spec().latent_shape)).transpose()?;
+    let given =
+        args.latents.as_deref().map(|path| given(path, &prompts, model.backbone.spec().latent_shape)).transpose()?;
     files::create_dir(&args.out)?;
     let mut progress = Progress::new("sampling", 0, prompts.len() as u64);
     let mut finals = Vec::new();

@@ -40,6 +40,11 @@ pub fn conclude(out: &Path, outcome: &Outcome, resume: &str) -> Result<()> {
     }
     let entries: Vec<Entry> = jsonl::read(&out.join("eval.jsonl"))?;
     output::text(&Table::summary(&entries).to_string())?;
-    tracing::info!("{} updates in {:.0} s; report: {}", outcome.updates, outcome.seconds, out.join("report.html").display());
+    tracing::info!(
+        "{} updates in {:.0} s; report: {}",
+        outcome.updates,
+        outcome.seconds,
+        out.join("report.html").display()
+    );
     Ok(())
 }

@@ -69,20 +69,37 @@ impl Check<'_> {
             ValidationErrorKind::Constant { expected_value } => {
                 say(expected_one_of(&path, &[plain(expected_value)], &found), None);
             }
-            ValidationErrorKind::Minimum { limit } => say(format!("`{path}`: expected {limit} or more, found {found}"), None),
-            ValidationErrorKind::Maximum { limit } => say(format!("`{path}`: expected {limit} or less, found {found}"), None),
-            ValidationErrorKind::ExclusiveMinimum { limit } => say(format!("`{path}`: expected more than {limit}, found {found}"), None),
-            ValidationErrorKind::ExclusiveMaximum { limit } => say(format!("`{path}`: expected less than {limit}, found {found}"), None),
+            ValidationErrorKind::Minimum { limit } => {
+                say(format!("`{path}`: expected {limit} or more, found {found}"), None)
+            }
+            ValidationErrorKind::Maximum { limit } => {
+                say(format!("`{path}`: expected {limit} or less, found {found}"), None)
+            }
+            ValidationErrorKind::ExclusiveMinimum { limit } => {
+                say(format!("`{path}`: expected more than {limit}, found {found}"), None)
+            }
+            ValidationErrorKind::ExclusiveMaximum { limit } => {
+                say(format!("`{path}`: expected less than {limit}, found {found}"), None)
+            }
             ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MaxItems { .. } => {
-                let expected = self.view(&inner).map_or_else(|| "another number of entries".to_owned(), SchemaView::type_text);
-                say(format!("`{path}`: expected {}, found {}", with_article(&expected), length(error.instance())), None);
+                let expected =
+                    self.view(&inner).map_or_else(|| "another number of entries".to_owned(), SchemaView::type_text);
+                say(
+                    format!("`{path}`: expected {}, found {}", with_article(&expected), length(error.instance())),
+                    None,
+                );
             }
             _ => say(format!("`{path}`: {error}"), None),
         }
     }
 
     /// A value that fits none of several alternatives: the errors of the one that was meant, or the choices.
-    fn explain_choice(&self, error: &ValidationError<'_>, context: &[Vec<ValidationError<'static>>], faults: &mut Vec<Fault>) {
+    fn explain_choice(
+        &self,
+        error: &ValidationError<'_>,
+        context: &[Vec<ValidationError<'static>>],
+        faults: &mut Vec<Fault>,
+    ) {
         let inner = KeyPath::of_pointer(error.instance_path().as_str());
         let rules_out = |branch: &&Vec<ValidationError<'static>>| {
             !branch.iter().any(|one| {
@@ -142,7 +159,8 @@ impl Check<'_> {
             Some(format!("it belongs to type {}, and this is type \"{kind}\"", quoted(&owners)))
         };
         let misplaced = || {
-            let homes = self.elsewhere.iter().filter(|home| home.0.last().is_some_and(|last| last == key) && **home != path);
+            let homes =
+                self.elsewhere.iter().filter(|home| home.0.last().is_some_and(|last| last == key) && **home != path);
             let homes: Vec<_> = homes.map(|home| format!("`{home}`")).collect();
             (!homes.is_empty() && homes.len() <= 3).then(|| format!("the key exists as {}", homes.join(", ")))
         };
@@ -152,7 +170,11 @@ impl Check<'_> {
         };
         let near = nearest(key, valid.iter().copied()).map(|near| format!("did you mean `{near}`?"));
         let place = self.tree.get(&path).map(|node| node.key.place());
-        Fault { message: format!("unknown key `{path}`"), place, hint: other_type().or(near).or_else(misplaced).or_else(listed) }
+        Fault {
+            message: format!("unknown key `{path}`"),
+            place,
+            hint: other_type().or(near).or_else(misplaced).or_else(listed),
+        }
     }
 
     fn missing(&self, inner: &KeyPath, key: &str) -> Fault {

@@ -16,16 +16,16 @@ mod suggest;
 pub mod tree;
 mod view;
 
+pub(crate) use check::Check;
 pub use pretrain::{LogitNormal, PretrainConfig};
 pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged};
 pub(crate) use resolved::{hex, make_absolute, refuse};
+pub use rules::Problem;
 pub use schema::{
     Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, Objectives, Optimizer, Plugins,
     RewardSection, RunConfig, SamplerSection, Schedule, Student,
 };
-pub use rules::Problem;
 pub use settings::Settings;
+pub use suggest::nearest;
 pub use tree::KeyPath;
 pub use view::SchemaView;
-pub(crate) use check::Check;
-pub use suggest::nearest;

@@ -40,3 +40,42 @@ impl Recipe {
         Source::new(SourceKind::Recipe(self.name.to_owned()), self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::load_run;
+    use super::*;
+
+    #[test]
+    fn every_recipe_needs_only_a_backbone_and_data() {
+        let folder = tempfile::tempdir().unwrap();
+        for recipe in RECIPES {
+            let path = folder.path().join("run.toml");
+            let reward =
+                if recipe.text.contains("[[reward]]") { "" } else { "[[reward]]\ntype = \"any\"\nweight = 1.0\n" };
+            let text = format!(
+                "recipe = \"{}\"\n[backbone]\ntype = \"any\"\n[data]\ntype = \"digits\"\ntask_weights = [1, 1, 1, 1, 1, 1]\n{reward}",
+                recipe.name
+            );
+            std::fs::write(&path, text).unwrap();
+            let resolved = load_run(&path, &[]).unwrap_or_else(|error| panic!("{}: {error}", recipe.name));
+            assert_eq!(resolved.config.recipe.as_deref(), Some(recipe.name));
+            assert!(recipe.summary().ends_with('.'), "{}", recipe.name);
+        }
+    }
+
+    #[test]
+    fn every_number_of_a_recipe_has_a_source() {
+        for recipe in RECIPES {
+            let sections = ["[compute]", "[plugins]"];
+            let mut section = "";
+            for line in recipe.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                if line.starts_with('[') {
+                    section = line;
+                } else if !line.contains(" = \"") && !sections.contains(&section) {
+                    assert!(line.contains("# "), "{}: no source for `{line}`", recipe.name);
+                }
+            }
+        }
+    }
+}

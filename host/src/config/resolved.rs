@@ -93,7 +93,8 @@ fn load<T: Settings>(path: &Path, sets: &[String]) -> Result<Resolved<T>> {
     let mut tree = merged::<T>(path, sets)?;
     coerce_integers(&mut tree, SchemaView::new(&schema));
     let elsewhere = known_paths(&schema);
-    let check = Check { tree: &tree, at: KeyPath::default(), schema: &schema, more_keys: Vec::new(), elsewhere: &elsewhere };
+    let check =
+        Check { tree: &tree, at: KeyPath::default(), schema: &schema, more_keys: Vec::new(), elsewhere: &elsewhere };
     refuse(with_recipe_hint::<T>(check.faults(&tree.to_json())?, &tree))?;
     let plugin_paths = KeyPath::of("plugins.paths");
     let count = tree.get(&plugin_paths).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
@@ -143,7 +144,8 @@ impl<T: Settings> Resolved<T> {
     }
 
     fn write(&mut self) -> Result<()> {
-        self.toml = toml::to_string(&self.config).map_err(|error| Error::config(format!("cannot write the configuration: {error}")))?;
+        self.toml = toml::to_string(&self.config)
+            .map_err(|error| Error::config(format!("cannot write the configuration: {error}")))?;
         self.hash = hex(&Sha256::digest(self.toml.as_bytes()));
         Ok(())
     }
@@ -232,7 +234,9 @@ fn known_paths(schema: &Json) -> Vec<KeyPath> {
     fn walk(view: SchemaView<'_>, path: &KeyPath, found: &mut Vec<KeyPath>) {
         for key in view.keys(None) {
             let path = path.child(key);
-            if path.0.len() <= 4 && let Some(child) = view.child(key, None) {
+            if path.0.len() <= 4
+                && let Some(child) = view.child(key, None)
+            {
                 walk(child, &path, found);
             }
             found.push(path);
@@ -242,4 +246,3 @@ fn known_paths(schema: &Json) -> Vec<KeyPath> {
     walk(SchemaView::new(schema), &KeyPath::default(), &mut found);
     found
 }
-

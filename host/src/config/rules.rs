@@ -30,7 +30,12 @@ pub fn of_run(config: &RunConfig) -> Vec<Problem> {
     rules.optimizer("student.optimizer", &config.student.optimizer);
     rules.share("student.ema_decay", config.student.ema_decay);
     let (trained, steps) = (config.student.steps_per_update, config.sampler.steps);
-    rules.expect(trained <= steps, "student.steps_per_update", trained, &format!("at most sampler.steps, which is {steps}"));
+    rules.expect(
+        trained <= steps,
+        "student.steps_per_update",
+        trained,
+        &format!("at most sampler.steps, which is {steps}"),
+    );
     rules.critic(&config.critic);
     rules.rewards(config);
     rules.objective(&config.objective, config);
@@ -118,14 +123,19 @@ impl Rules {
             self.from_zero(&format!("data.task_weights.{index}"), weight);
         }
         if task_weights.iter().all(|weight| *weight == 0.0) {
-            self.problem("data.task_weights", "`data.task_weights`: expected a weight above 0, found only zeros".into(), None);
+            self.problem(
+                "data.task_weights",
+                "`data.task_weights`: expected a weight above 0, found only zeros".into(),
+                None,
+            );
         }
     }
 
     fn batch(&mut self, batch: &Batch) {
         self.expect(batch.groups >= 1, "batch.groups", batch.groups, "1 or more");
         if batch.group_size < 2 {
-            let hint = "an advantage compares the samples of one prompt with each other: with one sample it is always 0";
+            let hint =
+                "an advantage compares the samples of one prompt with each other: with one sample it is always 0";
             let message = format!("`batch.group_size`: expected 2 or more, found {}", batch.group_size);
             self.problem("batch.group_size", message, Some(hint.into()));
         }
@@ -152,7 +162,11 @@ impl Rules {
         match tuning {
             Tuning::Frozen => {
                 let hint = "it is \"lora\" or \"full\"; the frozen base is the teacher already";
-                self.problem(&format!("{path}.type"), format!("`{path}`: a frozen network cannot be trained"), Some(hint.into()));
+                self.problem(
+                    &format!("{path}.type"),
+                    format!("`{path}`: a frozen network cannot be trained"),
+                    Some(hint.into()),
+                );
             }
             Tuning::Lora { rank, alpha, .. } => {
                 self.expect(*rank >= 1, &format!("{path}.rank"), rank, "1 or more");
@@ -195,14 +209,17 @@ impl Rules {
     }
 
     fn objective(&mut self, objective: &Objectives, config: &RunConfig) {
-        let weights =
-            [("dmd", objective.dmd.weight), ("gan", objective.gan.weight), ("grpo", objective.grpo.weight)];
+        let weights = [("dmd", objective.dmd.weight), ("gan", objective.gan.weight), ("grpo", objective.grpo.weight)];
         for (name, weight) in weights {
             self.from_zero(&format!("objective.{name}.weight"), weight);
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
             let hint = "set `objective.dmd.weight`, `objective.gan.weight` or `objective.grpo.weight` above 0";
-            self.problem("objective", "no objective has a weight above 0: nothing would be trained".into(), Some(hint.into()));
+            self.problem(
+                "objective",
+                "no objective has a weight above 0: nothing would be trained".into(),
+                Some(hint.into()),
+            );
         }
         for (name, weight) in &weights[1..] {
             if *weight > 0.0 && config.reward.is_empty() {

@@ -105,7 +105,11 @@ impl Node {
         let mut faults = Vec::new();
         let root = convert_table(table.into_inner(), source, &mut faults);
         let origin = Origin { source: Arc::clone(source), span: 0..0 };
-        if faults.is_empty() { Ok(Self { value: root, key: origin.clone(), at: origin }) } else { Err(Error::Config(faults)) }
+        if faults.is_empty() {
+            Ok(Self { value: root, key: origin.clone(), at: origin })
+        } else {
+            Err(Error::Config(faults))
+        }
     }
 
     /// The node at `path`: keys of tables and indices of arrays.

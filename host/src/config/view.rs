@@ -57,11 +57,17 @@ impl<'a> SchemaView<'a> {
         keys
     }
 
+    /// Whether a table of this schema must have a key.
+    pub fn requires(self, key: &str) -> bool {
+        let required = |variant: &Self| variant.node.get("required").and_then(Json::as_array).cloned();
+        self.variants(None).iter().filter_map(required).flatten().any(|name| name == key)
+    }
+
     /// Whether a table of this schema takes keys that the schema does not name (a plugin's).
     pub fn is_open(self) -> bool {
-        self.variants(None).iter().any(|variant| {
-            variant.node.get("additionalProperties").is_some_and(|extra| extra != &Json::Bool(false))
-        })
+        self.variants(None)
+            .iter()
+            .any(|variant| variant.node.get("additionalProperties").is_some_and(|extra| extra != &Json::Bool(false)))
     }
 
     /// The values of an enum without data, or the `type` names of a tagged one.
@@ -127,7 +133,8 @@ impl<'a> SchemaView<'a> {
     fn word(self, name: &str) -> String {
         match name {
             "array" => {
-                let limit = |keyword| self.variants(None).iter().find_map(|variant| variant.node.get(keyword)?.as_u64());
+                let limit =
+                    |keyword| self.variants(None).iter().find_map(|variant| variant.node.get(keyword)?.as_u64());
                 let item = self.child("0", None).map_or_else(|| "value".to_owned(), Self::type_text);
                 match (limit("minItems"), limit("maxItems")) {
                     (Some(least), Some(most)) if least == most => format!("array of {least} {item}s"),
@@ -220,5 +227,56 @@ pub fn coerce_integers(node: &mut Node, schema: SchemaView<'_>) {
         {
             coerce_integers(child, schema);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::{Source, SourceKind};
+    use super::*;
+
+    fn view(root: &Json) -> SchemaView<'_> {
+        SchemaView::new(root)
+    }
+
+    fn schema() -> Json {
+        super::super::json_schema::<super::super::RunConfig>()
+    }
+
+    fn tree(text: &str) -> Node {
+        Node::parse(&Source::new(SourceKind::File("run.toml".into()), text)).unwrap()
+    }
+
+    #[test]
+    fn types_read_as_words() {
+        let schema = schema();
+        let text = |path: &str| view(&schema).at(&tree(""), &KeyPath::of(path)).unwrap().type_text();
+        assert_eq!(text("batch.groups"), "integer");
+        assert_eq!(text("objective.dmd.sigma_range"), "array of 2 numbers");
+        assert_eq!(text("objective.dmd"), "table");
+        assert_eq!(text("student.tuning.type"), "\"frozen\"");
+        assert_eq!(text("sampler.sigmas"), "array of numbers");
+        assert_eq!(text("schedule.max_minutes"), "number");
+    }
+
+    #[test]
+    fn variants_are_told_apart_by_their_type() {
+        let schema = schema();
+        let tuning = view(&schema).at(&tree(""), &KeyPath::of("student.tuning")).unwrap();
+        assert_eq!(tuning.choices(), ["frozen", "lora", "full"]);
+        assert_eq!(tuning.keys(Some("lora")), ["alpha", "rank", "targets", "type"]);
+        assert_eq!(tuning.keys(Some("full")), ["type"]);
+        assert_eq!(tuning.owners("rank"), ["lora"]);
+    }
+
+    #[test]
+    fn counts_may_be_written_as_floats() {
+        let schema = schema();
+        let mut node = tree("seed = 1e3\n[batch]\ngroups = 2.5\n[objective.dmd]\nweight = 2.0\n");
+        coerce_integers(&mut node, view(&schema));
+        let expected = serde_json::json!({
+            "seed": 1000, "batch": { "groups": 2.5 }, "objective": { "dmd": { "weight": 2.0 } },
+        });
+        assert_eq!(node.to_json(), expected);
     }
 }

@@ -86,11 +86,7 @@ impl DigitSuite {
     ///
     /// # Errors
     /// The generator's; images of another shape, NaN or infinity.
-    pub fn evaluate(
-        &self,
-        batch: usize,
-        mut generate: impl FnMut(&[&str], usize) -> Result<Tensor>,
-    ) -> Result<Scores> {
+    pub fn evaluate(&self, batch: usize, mut generate: impl FnMut(&[&str], usize) -> Result<Tensor>) -> Result<Scores> {
         let prompts: Vec<&str> = self.prompts.iter().map(String::as_str).collect();
         let (mut images, mut seconds) = (Vec::new(), Duration::ZERO);
         for (index, prompts) in prompts.chunks(batch.max(1)).enumerate() {
@@ -101,7 +97,9 @@ impl DigitSuite {
             let expected = [prompts.len() as i64, 3, SCENE_SIDE as i64, SCENE_SIDE as i64];
             if made.size() != expected {
                 let found = made.size();
-                return Err(Error::contract(format!("the generator's images have shape {found:?}, expected {expected:?}")));
+                return Err(Error::contract(format!(
+                    "the generator's images have shape {found:?}, expected {expected:?}"
+                )));
             }
             images.push(made);
         }
@@ -154,7 +152,9 @@ mod tests {
         let suite = suite();
         let real = suite.evaluate_real().unwrap();
         assert!(real.tasks.overall.unwrap() > 0.98, "{real:?}");
-        let black = suite.evaluate(64, |prompts, _| Ok(Tensor::zeros([prompts.len() as i64, 3, 16, 16], (tch::Kind::Float, Device::Cpu))));
+        let black = suite.evaluate(64, |prompts, _| {
+            Ok(Tensor::zeros([prompts.len() as i64, 3, 16, 16], (tch::Kind::Float, Device::Cpu)))
+        });
         let black = black.unwrap();
         assert_eq!(black.tasks.overall, Some(0.0));
         assert!(black.frechet > 10.0 * real.frechet, "{} {}", black.frechet, real.frechet);
@@ -168,7 +168,8 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let images = sample_images(&suite.captions, Glyphs::embedded().unwrap(), Split::Train, &mut rng).unwrap();
         let with = |batch| {
-            let scores = suite.evaluate(batch, |prompts, offset| Ok(images.narrow(0, offset as i64, prompts.len() as i64)));
+            let scores =
+                suite.evaluate(batch, |prompts, offset| Ok(images.narrow(0, offset as i64, prompts.len() as i64)));
             Scores { seconds: 0.0, ..scores.unwrap() }
         };
         assert_eq!(with(7), with(1000));

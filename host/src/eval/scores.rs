@@ -87,7 +87,8 @@ impl Scores {
     pub fn difference(&self, other: &Self) -> Option<Difference> {
         let count = self.protocol.prompts_per_task;
         let whole = count * Task::ALL.len();
-        if self.protocol != other.protocol || count < 2 || self.verdicts.len() != whole || other.verdicts.len() != whole {
+        if self.protocol != other.protocol || count < 2 || self.verdicts.len() != whole || other.verdicts.len() != whole
+        {
             return None;
         }
         let (mut mean, mut variance) = (0.0, 0.0);

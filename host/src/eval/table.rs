@@ -58,7 +58,8 @@ impl Table {
     /// The lines of the heading and of the rows as cells.
     pub(crate) fn cells(&self) -> Vec<Vec<String>> {
         let mixed = self.protocols().len() > 1;
-        let mut heading: Vec<String> = ["model", "sampler", "steps", "guidance", "NFE", "images/s"].map(Into::into).into();
+        let mut heading: Vec<String> =
+            ["model", "sampler", "steps", "guidance", "NFE", "images/s"].map(Into::into).into();
         heading.extend(Task::ALL.map(|task| task.name().to_owned()));
         heading.extend(["overall".to_owned(), "Fréchet".to_owned()]);
         if mixed {
@@ -77,7 +78,10 @@ impl Table {
                 made(row.evaluations.to_string()),
                 speed,
             ];
-            line.extend(Task::ALL.map(|task| scores.tasks.task(task).map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"))));
+            line.extend(
+                Task::ALL
+                    .map(|task| scores.tasks.task(task).map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"))),
+            );
             line.push(overall(row));
             line.push(significant(scores.frechet, 3));
             if mixed {
@@ -95,7 +99,8 @@ impl Table {
         if let [protocol] = protocols.as_slice() {
             return vec![format!("Protocol: {protocol}.")];
         }
-        let numbered = protocols.iter().enumerate().map(|(index, protocol)| format!("Protocol [{}]: {protocol}.", index + 1));
+        let numbered =
+            protocols.iter().enumerate().map(|(index, protocol)| format!("Protocol [{}]: {protocol}.", index + 1));
         let mut lines: Vec<String> = numbered.collect();
         if lines.len() > 1 {
             lines.push("Rows of different protocols do not compare.".to_owned());
@@ -191,10 +196,16 @@ Protocol: digits v1, 50 prompts per task, seed 0, 4200 reference images, checker
     #[test]
     fn a_summary_keeps_the_newest_of_each_model() {
         let student = |update, share| Entry { update, subject: Subject::Student, ..entry("student", 4, 1.0, share) };
-        let entries =
-            [Entry::real(scores(1.0, 0.2, 0.0)), student(0, 0.3), entry("teacher", 4, 3.5, 0.5), entry("teacher", 40, 3.5, 0.8), student(9, 0.7)];
+        let entries = [
+            Entry::real(scores(1.0, 0.2, 0.0)),
+            student(0, 0.3),
+            entry("teacher", 4, 3.5, 0.5),
+            entry("teacher", 40, 3.5, 0.8),
+            student(9, 0.7),
+        ];
         let rows = Table::summary(&entries).rows;
-        let seen: Vec<(&str, usize, u64)> = rows.iter().map(|row| (row.label.as_str(), row.steps, row.update)).collect();
+        let seen: Vec<(&str, usize, u64)> =
+            rows.iter().map(|row| (row.label.as_str(), row.steps, row.update)).collect();
         assert_eq!(seen, [("teacher", 40, 0), ("teacher", 4, 0), ("student", 4, 9), ("real scenes", 0, 0)]);
     }
 

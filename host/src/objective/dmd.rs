@@ -56,7 +56,10 @@ pub fn loss(
     check_same_shape(&[[("x0", x0), ("x_s", x_s)], velocities].concat())?;
     let size = x0.size();
     let Some(&batch) = size.first().filter(|_| sigma.size() == size[..1]) else {
-        return Err(Error::contract(format!("sigma: expected one for each sample of x0 {size:?}, found {:?}", sigma.size())));
+        return Err(Error::contract(format!(
+            "sigma: expected one for each sample of x0 {size:?}, found {:?}",
+            sigma.size()
+        )));
     };
     let mut column = vec![1; size.len()];
     column[0] = batch;

@@ -28,7 +28,9 @@ pub fn log_prob(next: &Tensor, mean: &Tensor, std: f64, convention: LogProb) -> 
             let constant = std.ln() + 0.5 * std::f64::consts::TAU.ln();
             Ok(squared_error()? * (-0.5 / (std * std)) - constant)
         }
-        LogProb::Gaussian => Err(Error::contract(format!("log_prob: expected a standard deviation above 0, found {std}"))),
+        LogProb::Gaussian => {
+            Err(Error::contract(format!("log_prob: expected a standard deviation above 0, found {std}")))
+        }
         LogProb::None => Err(Error::contract("log_prob: the step is deterministic and has none")),
     }
 }

@@ -22,8 +22,7 @@ impl Pace {
     pub(super) fn advance(&mut self, done: u64, now: Instant) {
         if let (Some(at), Some(units @ 1..)) = (self.at, done.checked_sub(self.done)) {
             let newest = now.duration_since(at).as_secs_f64() / units as f64;
-            self.seconds_per_unit =
-                Some(self.seconds_per_unit.map_or(newest, |mean| mean + NEWEST * (newest - mean)));
+            self.seconds_per_unit = Some(self.seconds_per_unit.map_or(newest, |mean| mean + NEWEST * (newest - mean)));
         }
         (self.done, self.at) = (done, Some(now));
     }
@@ -35,7 +34,8 @@ impl Pace {
     /// "1.8/s, 12m left", "4.2 s each, 1h 05m left".
     pub(super) fn describe(&self, left: u64) -> String {
         let Some(seconds) = self.seconds_per_unit else { return String::new() };
-        let speed = if seconds < 1.0 { format!("{:.1}/s", 1.0 / seconds.max(1e-9)) } else { format!("{seconds:.1} s each") };
+        let speed =
+            if seconds < 1.0 { format!("{:.1}/s", 1.0 / seconds.max(1e-9)) } else { format!("{seconds:.1} s each") };
         let rest = Duration::try_from_secs_f64(seconds * left as f64).unwrap_or(Duration::MAX);
         format!("{speed}, {} left", duration(rest))
     }

@@ -83,7 +83,8 @@ mod tests {
         for name in ["libb.so", "liba.so", "notes.txt", "other.so"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let names: Vec<_> = libraries(folder.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> =
+            libraries(folder.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["liba.so", "libb.so"]);
     }
 

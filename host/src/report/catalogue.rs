@@ -228,9 +228,11 @@ mod tests {
 
     #[test]
     fn no_metric_falls_into_two_charts() {
-        let names = ["critic/denoise_loss", "critic/heads/loss", "reward/a/step0/mean", "grad_norm", "student/grad_norm"];
+        let names =
+            ["critic/denoise_loss", "critic/heads/loss", "reward/a/step0/mean", "grad_norm", "student/grad_norm"];
         for name in names {
-            let charts = CATALOGUE.iter().flat_map(|spec| spec.curves).filter(|(pattern, _)| matches(pattern, name).is_some());
+            let charts =
+                CATALOGUE.iter().flat_map(|spec| spec.curves).filter(|(pattern, _)| matches(pattern, name).is_some());
             assert_eq!(charts.count(), 1, "{name}");
         }
     }

@@ -23,7 +23,12 @@ pub(super) fn phases(run: &Run) -> Vec<Phase> {
     let total: f64 = seconds.iter().sum();
     let phase = |(colour, (name, seconds)): (usize, (&'static str, f64))| {
         let share = 100.0 * seconds / total;
-        Phase { name, colour, share, text: format!("{share:.0} %, {}", crate::progress::duration(std::time::Duration::from_secs_f64(seconds))) }
+        Phase {
+            name,
+            colour,
+            share,
+            text: format!("{share:.0} %, {}", crate::progress::duration(std::time::Duration::from_secs_f64(seconds))),
+        }
     };
     let measured = names.into_iter().zip(seconds).enumerate().filter(|(_, (_, seconds))| *seconds > 0.0);
     measured.map(phase).collect()
@@ -43,5 +48,7 @@ pub(super) fn passes(run: &Run) -> Vec<Passes> {
     let updates = last.update.max(1) as f64;
     let count = |role: &str, way: &str| Some(number(last.values.get(&format!("passes/{role}/{way}"))? / updates));
     let roles = ["student", "teacher", "fake"].into_iter();
-    roles.filter_map(|role| Some(Passes { role, forward: count(role, "forward")?, backward: count(role, "backward")? })).collect()
+    roles
+        .filter_map(|role| Some(Passes { role, forward: count(role, "forward")?, backward: count(role, "backward")? }))
+        .collect()
 }

@@ -43,10 +43,16 @@ fn past_its_best(run: &Run) -> Option<String> {
     let since: Vec<&Record> = run.records.iter().filter(|record| record.update >= best.update).collect();
     let (early, late) = since.split_at(since.len() / 2);
     let rewards = |records: &[&Record]| {
-        mean(records.iter().flat_map(|record| &record.values).filter(|(name, _)| name.starts_with("reward/") && name.ends_with("/mean")))
+        mean(
+            records
+                .iter()
+                .flat_map(|record| &record.values)
+                .filter(|(name, _)| name.starts_with("reward/") && name.ends_with("/mean")),
+        )
     };
     let rose = rewards(early).zip(rewards(late)).is_some_and(|(early, late)| late > early);
-    let suspicion = if rose { " The training reward rose meanwhile: look for reward hacking in the samples." } else { "" };
+    let suspicion =
+        if rose { " The training reward rose meanwhile: look for reward hacking in the samples." } else { "" };
     Some(format!(
         "The student was better at update {} ({:.3}) than at the end ({:.3}), by {:.3} ± {:.3}.{suspicion}",
         grouped(best.update as f64),
@@ -65,7 +71,10 @@ fn policy_gradient(run: &Run) -> Option<String> {
         return None;
     }
     if (run.updates() as f64) <= warmup {
-        return Some(format!("The policy gradient was never on: the run ended within its warm-up of {} updates.", grouped(warmup)));
+        return Some(format!(
+            "The policy gradient was never on: the run ended within its warm-up of {} updates.",
+            grouped(warmup)
+        ));
     }
     let after = || run.records.iter().filter(|record| record.update as f64 > warmup);
     let gates = || after().flat_map(|record| &record.values).filter(|(name, _)| name.starts_with("grpo/gate/"));
@@ -77,17 +86,31 @@ fn policy_gradient(run: &Run) -> Option<String> {
 
 fn dead_groups(records: &[Record]) -> Option<String> {
     let last = &records[records.len() - records.len() / 10..];
-    let dead = mean(last.iter().flat_map(|record| &record.values).filter(|(name, _)| *name == "advantage/dead_groups"))?;
-    (dead > 0.3).then(|| format!("In the last tenth of the run {} of the prompt groups had equal rewards and taught nothing.", number(dead)))
+    let dead =
+        mean(last.iter().flat_map(|record| &record.values).filter(|(name, _)| *name == "advantage/dead_groups"))?;
+    (dead > 0.3).then(|| {
+        format!(
+            "In the last tenth of the run {} of the prompt groups had equal rewards and taught nothing.",
+            number(dead)
+        )
+    })
 }
 
 fn unfinished(run: &Run) -> Option<String> {
     let planned = run.number(&["schedule", "updates"]).or_else(|| run.number(&["steps"]))?;
     let done = run.updates() as f64;
-    (done < planned).then(|| format!("{} of {} updates done: the run was stopped, reached its time limit, or is still going.", grouped(done), grouped(planned)))
+    (done < planned).then(|| {
+        format!(
+            "{} of {} updates done: the run was stopped, reached its time limit, or is still going.",
+            grouped(done),
+            grouped(planned)
+        )
+    })
 }
 
 fn mean<'a>(values: impl Iterator<Item = (&'a String, &'a f64)>) -> Option<f64> {
-    let (sum, count) = values.filter(|(_, value)| value.is_finite()).fold((0.0, 0.0), |(sum, count), (_, value)| (sum + value, count + 1.0));
+    let (sum, count) = values
+        .filter(|(_, value)| value.is_finite())
+        .fold((0.0, 0.0), |(sum, count), (_, value)| (sum + value, count + 1.0));
     (count > 0.0).then(|| sum / count)
 }

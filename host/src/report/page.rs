@@ -66,7 +66,12 @@ pub(super) fn render(run: &Run) -> Result<String> {
     let table = Table::summary(&run.entries);
     let mut cells = table.cells().into_iter();
     let heading = cells.next().unwrap_or_default();
-    let rows = table.rows.iter().zip(cells).map(|(entry, cells)| Row { class: class(entry), cells, note: note(entry), mark: mark(entry) });
+    let rows = table.rows.iter().zip(cells).map(|(entry, cells)| Row {
+        class: class(entry),
+        cells,
+        note: note(entry),
+        mark: mark(entry),
+    });
     let page = Page {
         name: run.name.clone(),
         facts: facts(run),
@@ -137,7 +142,11 @@ fn mark(entry: &Entry) -> String {
     if let (Some(overall), Some(error)) = (tasks.overall, tasks.overall_standard_error) {
         let x = |value: f64| 2.0 + 100.0 * value.clamp(0.0, 1.0);
         let (low, high) = (x(overall - error), x(overall + error));
-        let _ = write!(svg, r#"<path class="whisker" d="M{low:.1} 7H{high:.1}"/><circle cx="{:.1}" cy="7" r="3.5"/>"#, x(overall));
+        let _ = write!(
+            svg,
+            r#"<path class="whisker" d="M{low:.1} 7H{high:.1}"/><circle cx="{:.1}" cy="7" r="3.5"/>"#,
+            x(overall)
+        );
     }
     svg + "</svg>"
 }

@@ -57,10 +57,11 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
     }
     let domain = [0.0, run.updates().max(1) as f64];
     let mut sections = Vec::new();
-    let mut add = |title: &str, panel: Panel| match sections.iter_mut().find(|section: &&mut Section| section.title == title) {
-        Some(section) => section.panels.push(panel),
-        None => sections.push(Section { title: title.to_owned(), panels: vec![panel] }),
-    };
+    let mut add =
+        |title: &str, panel: Panel| match sections.iter_mut().find(|section: &&mut Section| section.title == title) {
+            Some(section) => section.panels.push(panel),
+            None => sections.push(Section { title: title.to_owned(), panels: vec![panel] }),
+        };
     for panel in scores(&run.entries, domain) {
         add("Scores over time", panel);
     }
@@ -90,7 +91,11 @@ fn charts(spec: &Spec, metrics: &BTreeMap<&str, Vec<(f64, f64)>>) -> BTreeMap<St
             let name = found.step.map_or_else(|| (*curve).to_owned(), |step| format!("step {step}"));
             let points = points.iter().map(|(x, y)| (*x, y - spec.offset)).collect();
             let series = Series::new(name, points);
-            charts.entry(found.name.unwrap_or_default()).or_default().push((order, found.step.unwrap_or_default(), series));
+            charts.entry(found.name.unwrap_or_default()).or_default().push((
+                order,
+                found.step.unwrap_or_default(),
+                series,
+            ));
         }
     }
     let sorted = |mut curves: Vec<(usize, usize, Series)>| {
@@ -123,7 +128,8 @@ fn panel(
 /// For each "step k" the states of `grpo/gate/stepk`; none where no gate was recorded.
 fn gate_strips(series: &[Series], metrics: &BTreeMap<&str, Vec<(f64, f64)>>) -> Vec<Strip> {
     let states = |series: &Series| {
-        let gate = series.name.strip_prefix("step ").and_then(|step| metrics.get(format!("grpo/gate/step{step}").as_str()));
+        let gate =
+            series.name.strip_prefix("step ").and_then(|step| metrics.get(format!("grpo/gate/step{step}").as_str()));
         gate.map(|points| points.iter().map(|(x, on)| (*x, *on > 0.5)).collect::<Vec<_>>())
     };
     let strips: Vec<_> = series.iter().map(states).collect();
@@ -137,9 +143,13 @@ fn gate_strips(series: &[Series], metrics: &BTreeMap<&str, Vec<(f64, f64)>>) -> 
 fn scores(entries: &[Entry], domain: Domain) -> Vec<Panel> {
     let newest = newest_students(entries);
     let Some(main) = newest.first() else { return Vec::new() };
-    let students = |steps: usize| entries.iter().filter(move |entry| entry.subject == Subject::Student && entry.steps == steps);
+    let students =
+        |steps: usize| entries.iter().filter(move |entry| entry.subject == Subject::Student && entry.steps == steps);
     let curve = |name: String, steps: usize, value: &dyn Fn(&Entry) -> Option<f64>| {
-        Series::new(name, students(steps).map(|entry| (entry.update as f64, value(entry).unwrap_or(f64::NAN))).collect())
+        Series::new(
+            name,
+            students(steps).map(|entry| (entry.update as f64, value(entry).unwrap_or(f64::NAN))).collect(),
+        )
     };
     let chart = |value: &dyn Fn(&Entry) -> Option<f64>, error: &dyn Fn(&Entry) -> Option<f64>| {
         let series = newest.iter().map(|student| Series {
@@ -152,7 +162,9 @@ fn scores(entries: &[Entry], domain: Domain) -> Vec<Panel> {
     let mut frechet = chart(&|entry| Some(entry.scores.frechet), &|_| None);
     frechet.scale = Scale::Log;
     let tasks = Task::ALL.map(|task| curve(task.name().to_owned(), main.steps, &|entry| entry.scores.tasks.task(task)));
-    let panel = |title: &str, definition: &str, chart: &Chart| Panel::new(title.to_owned(), definition.to_owned(), chart, domain);
+    let panel = |title: &str, definition: &str, chart: &Chart| {
+        Panel::new(title.to_owned(), definition.to_owned(), chart, domain)
+    };
     vec![
         panel(
             "Overall score of the student",

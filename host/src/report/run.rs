@@ -50,7 +50,13 @@ impl Run {
     }
 
     /// Reads one part; what cannot be read is noted and left empty.
-    fn part<T: Default>(&mut self, folder: &Path, name: &str, without: &str, read: impl FnOnce(&Path) -> Result<T>) -> T {
+    fn part<T: Default>(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        without: &str,
+        read: impl FnOnce(&Path) -> Result<T>,
+    ) -> T {
         let path: PathBuf = folder.join(name);
         if !path.exists() {
             self.gaps.push(format!("{name} is not there: {without}."));

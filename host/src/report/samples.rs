@@ -100,7 +100,10 @@ impl Sheet {
         let bytes = std::fs::read(&picture).map_err(Error::file("read", &picture))?;
         let image = Image::decode(&bytes).map_err(|error| Error::content(&picture, error))?;
         let sheet = Self { update, prompts, rows, grid, image };
-        if sheet.prompts.is_empty() || sheet.rows.is_empty() || sheet.tile(sheet.rows.len() - 1, sheet.prompts.len() - 1).is_none() {
+        if sheet.prompts.is_empty()
+            || sheet.rows.is_empty()
+            || sheet.tile(sheet.rows.len() - 1, sheet.prompts.len() - 1).is_none()
+        {
             return Err(Error::content(path, "its grid does not fit the image beside it"));
         }
         Ok(sheet)
@@ -153,7 +156,12 @@ mod tests {
     fn rows_that_do_not_fit_are_refused() {
         let run = tempfile::tempdir().unwrap();
         let images = Tensor::zeros([2, 3, 16, 16], (Kind::Float, Device::Cpu));
-        assert!(write_samples(run.path(), 0, &["a 7"], &[row(&images, None)]).unwrap_err().to_string().contains("1 prompts"));
+        assert!(
+            write_samples(run.path(), 0, &["a 7"], &[row(&images, None)])
+                .unwrap_err()
+                .to_string()
+                .contains("1 prompts")
+        );
         assert!(write_samples(run.path(), 0, &["a 7", "a 3"], &[row(&images, Some(&[]))]).is_err());
         assert!(write_samples(run.path(), 0, &[], &[]).is_err());
     }

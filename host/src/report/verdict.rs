@@ -45,7 +45,9 @@ pub(super) fn verdict(entries: &[Entry]) -> Verdict {
     };
     let Some(teacher) = best(entries, |entry| entry.steps == student.steps) else {
         let steps = student.steps;
-        return unknown(format!("The teacher has not been evaluated at the student's {steps} steps, so there is nothing to compare with."));
+        return unknown(format!(
+            "The teacher has not been evaluated at the student's {steps} steps, so there is nothing to compare with."
+        ));
     };
     let Some(difference) = student.scores.difference(&teacher.scores) else {
         return unknown("Student and teacher were evaluated by different protocols, which do not compare.".into());
@@ -67,7 +69,8 @@ pub(super) fn verdict(entries: &[Entry]) -> Verdict {
             Some(comparison(student, teacher, &student.scores.difference(&teacher.scores)?) + ".")
         })
         .collect();
-    details.extend(best(entries, |entry| entry.steps > student.steps).and_then(|full| beside_full_length(student, full)));
+    details
+        .extend(best(entries, |entry| entry.steps > student.steps).and_then(|full| beside_full_length(student, full)));
     details.push(frechet(student, teacher));
     Verdict { outcome, text, details }
 }
@@ -168,8 +171,18 @@ mod tests {
         ];
         let verdict = verdict(&entries);
         assert_eq!(verdict.outcome, Outcome::Worse);
-        assert!(verdict.text.starts_with("At 4 steps the student scores 0.600 and the teacher 0.700: a difference of −0.100"), "{}", verdict.text);
-        assert!(verdict.details[0].starts_with("At 2 steps the student scores 0.500 and the teacher 0.300"), "{:?}", verdict.details);
+        assert!(
+            verdict
+                .text
+                .starts_with("At 4 steps the student scores 0.600 and the teacher 0.700: a difference of −0.100"),
+            "{}",
+            verdict.text
+        );
+        assert!(
+            verdict.details[0].starts_with("At 2 steps the student scores 0.500 and the teacher 0.300"),
+            "{:?}",
+            verdict.details
+        );
         assert!(verdict.details[1].contains("at 40 steps scores 0.900"), "{:?}", verdict.details);
     }
 

@@ -84,7 +84,10 @@ impl Critic {
             (&loss * share).f_backward()?;
             networks.passes.backward(Role::Fake, x.size()[0]);
             if rewards.learns() {
-                let fake = Features { fake: prediction.features, teacher: teacher_features(context, rewards, &x, &sigma, chunk)? };
+                let fake = Features {
+                    fake: prediction.features,
+                    teacher: teacher_features(context, rewards, &x, &sigma, chunk)?,
+                };
                 learn(context, rewards, chunk, &draws, &sigma, (&x, &fake.detach()), number, share, meter)?;
             }
         }
@@ -213,7 +216,12 @@ fn draw(context: &CriticContext<'_>, chunk: &Chunk, number: u64) -> Result<Draws
         sigmas.push(if on_schedule { next } else { uniform });
     }
     let keys = samples.map(|sample| [number, sample, 0]);
-    let noise = context.random.normal(Stream::CriticNoise, keys, &context.networks.spec.latent_shape, context.networks.device)?;
+    let noise = context.random.normal(
+        Stream::CriticNoise,
+        keys,
+        &context.networks.spec.latent_shape,
+        context.networks.device,
+    )?;
     Ok(Draws { steps, sigmas, on_schedule: scheduled, noise })
 }
 

@@ -89,7 +89,9 @@ impl Rewards {
                 && (features.taps.iter().any(|&tap| tap >= depth) || !features.taps.is_sorted_by(|a, b| a < b))
             {
                 let taps = &features.taps;
-                return Err(Error::config(format!("reward `{name}` taps blocks {taps:?} of {depth}: expected rising indices below {depth}")));
+                return Err(Error::config(format!(
+                    "reward `{name}` taps blocks {taps:?} of {depth}: expected rising indices below {depth}"
+                )));
             }
             all.push(ActiveReward { name, weight: section.weight, needs, reward });
         }
@@ -132,7 +134,11 @@ impl Rewards {
     /// A tensor type that does not cross the plugin edge.
     pub fn batch<'a>(&self, reward: &ActiveReward, state: &Scored<'a>) -> Result<RewardBatch<'a>> {
         let view = |tensor: &Tensor| {
-            let tensor = if reward.needs.on_cpu { tensor.to_device(tch::Device::Cpu).contiguous() } else { tensor.shallow_clone() };
+            let tensor = if reward.needs.on_cpu {
+                tensor.to_device(tch::Device::Cpu).contiguous()
+            } else {
+                tensor.shallow_clone()
+            };
             TensorView::from_torch(&tensor)
         };
         let features = match &reward.needs.features {
@@ -227,7 +233,8 @@ impl Rewards {
             }
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
-            let values = reward.reward.score(&batch).map_err(|source| Error::reward(&reward.name, state - 1, source))?;
+            let values =
+                reward.reward.score(&batch).map_err(|source| Error::reward(&reward.name, state - 1, source))?;
             check_scores(&reward.name, &values, chunk, state - 1, &scored.prompts)?;
             column.push(Tensor::from_slice(&values));
         }

@@ -138,12 +138,17 @@ impl Trainer {
         let mut rewards = Rewards::new(&config, registry, &networks, random)?;
         let learners = rewards.all.iter_mut().map(|reward| {
             let learner = reward.reward.learner();
-            learner.map(|learner| AdamW::new(&learner.parameters(), adamw(&config.critic.learner_optimizer))).transpose()
+            learner
+                .map(|learner| AdamW::new(&learner.parameters(), adamw(&config.critic.learner_optimizer)))
+                .transpose()
         });
         let learners = learners.collect::<Result<_, _>>()?;
         let student = networks.student.parameters();
         Ok(Self {
-            critic: Critic { fake: AdamW::new(&networks.fake.parameters(), adamw(&config.critic.optimizer))?, learners },
+            critic: Critic {
+                fake: AdamW::new(&networks.fake.parameters(), adamw(&config.critic.optimizer))?,
+                learners,
+            },
             optimizer: AdamW::new(&student, adamw(&config.student.optimizer))?,
             ema: Ema::new(&student, config.student.ema_decay)?,
             state: State { config_hash: resolved.hash.clone(), ..State::default() },
@@ -357,7 +362,9 @@ impl Trainer {
     fn finish(&self, meter: Meter) -> Result<Values> {
         let mut values = meter.read()?;
         self.networks.passes.record_into(&mut values);
-        let bad = values.iter().find(|(name, value)| !value.is_finite() && (name.ends_with("/loss") || name.ends_with("grad_norm")));
+        let bad = values
+            .iter()
+            .find(|(name, value)| !value.is_finite() && (name.ends_with("/loss") || name.ends_with("grad_norm")));
         if let Some((name, value)) = bad {
             return Err(Error::failed(format!(
                 "update {}: {name} is {value}; the last checkpoint is whole, a lower learning rate or weight may help",

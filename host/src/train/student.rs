@@ -45,7 +45,12 @@ pub struct StudentContext<'a> {
 ///
 /// # Errors
 /// A network's or a learner's.
-pub fn accumulate(context: &StudentContext<'_>, rewards: &mut Rewards, rollout: &Rollout, meter: &mut Meter) -> Result<()> {
+pub fn accumulate(
+    context: &StudentContext<'_>,
+    rewards: &mut Rewards,
+    rollout: &Rollout,
+    meter: &mut Meter,
+) -> Result<()> {
     let plans: Vec<Vec<usize>> = rollout.chunks.iter().map(|chunk| steps_to_train(context, chunk)).collect();
     let pairs: usize = rollout.chunks.iter().zip(&plans).map(|(chunk, steps)| chunk.len() * steps.len()).sum();
     let is_action = |step: &usize| context.trajectory.transitions[*step].log_prob != LogProb::None;
@@ -54,7 +59,8 @@ pub fn accumulate(context: &StudentContext<'_>, rewards: &mut Rewards, rollout: 
         .sum();
     for (chunk, steps) in rollout.chunks.iter().zip(&plans) {
         for &step in steps {
-            let shares = Shares { pair: chunk.len() as f64 / pairs as f64, action: chunk.len() as f64 / actions.max(1) as f64 };
+            let shares =
+                Shares { pair: chunk.len() as f64 / pairs as f64, action: chunk.len() as f64 / actions.max(1) as f64 };
             train_step(context, rewards, chunk, step, &shares, meter)?;
         }
     }
@@ -148,7 +154,8 @@ fn policy_loss(
         mean += history;
     }
     let log_prob = grpo::log_prob(&chunk.states[step + 1], &mean, transition.c, transition.log_prob)?;
-    let old = chunk.log_prob[step].as_ref().ok_or_else(|| Error::contract("a deterministic step has no log-probability"))?;
+    let old =
+        chunk.log_prob[step].as_ref().ok_or_else(|| Error::contract("a deterministic step has no log-probability"))?;
     let samples = advantage.narrow(0, chunk.first as i64, chunk.len() as i64);
     let settings = &context.config.objective.grpo;
     let policy = grpo::policy_loss(&log_prob, old, &samples, settings.clip_range, settings.advantage_clip)?;
@@ -169,7 +176,13 @@ struct Matching {
 }
 
 impl Matching {
-    fn new(context: &StudentContext<'_>, rewards: &mut Rewards, chunk: &Chunk, step: usize, v: &Tensor) -> Result<Self> {
+    fn new(
+        context: &StudentContext<'_>,
+        rewards: &mut Rewards,
+        chunk: &Chunk,
+        step: usize,
+        v: &Tensor,
+    ) -> Result<Self> {
         let networks = context.networks;
         let objective = &context.config.objective;
         let with_dmd = objective.dmd.weight > 0.0;
@@ -177,12 +190,24 @@ impl Matching {
         let x0 = &chunk.states[step] - v * context.trajectory.sigmas[step];
         let (sigma, noise) = draw(context, chunk, step)?;
         let x_s = noised(&x0, &noise, &sigma);
-        let source = |source| with_gan && rewards.all.iter().any(|r| r.needs.features.as_ref().is_some_and(|f| f.source == source));
+        let source = |source| {
+            with_gan && rewards.all.iter().any(|r| r.needs.features.as_ref().is_some_and(|f| f.source == source))
+        };
         let teacher = with_dmd
             .then(|| {
                 let guidance = Guidance { scale: objective.dmd.guidance_scale, null: &chunk.null };
                 let (teacher, x_s) = (networks.teacher.as_ref(), x_s.detach());
-                tch::no_grad(|| velocity(teacher, Role::Teacher, &x_s, &sigma, &chunk.conditioning, Some(&guidance), &networks.passes))
+                tch::no_grad(|| {
+                    velocity(
+                        teacher,
+                        Role::Teacher,
+                        &x_s,
+                        &sigma,
+                        &chunk.conditioning,
+                        Some(&guidance),
+                        &networks.passes,
+                    )
+                })
             })
             .transpose()?;
         let through = source(FeatureSource::Fake);

@@ -7,6 +7,7 @@ use serde_json::json;
 use tch::Tensor;
 
 use super::run::{Observer, Trainer};
+use crate::Result;
 use crate::config::{Component, RunConfig};
 use crate::digits::{Verdict, judge};
 use crate::eval::{DigitSuite, Entry, Subject};
@@ -17,7 +18,6 @@ use crate::random::Random;
 use crate::registry::Registry;
 use crate::report::{self, SampleRow, write_samples};
 use crate::sampling::Trajectory;
-use crate::Result;
 
 /// Steps of the teacher's own sampling, the ceiling of the comparison.
 pub const TEACHER_STEPS: usize = 40;
@@ -129,7 +129,8 @@ impl Watch {
         // Evenly over the list, which is sorted by task.
         let prompts: Vec<&str> = (0..count).map(|index| all[index * all.len() / count].as_str()).collect();
         let settings = self.settings(true);
-        let shown = settings.iter().filter(|setting| setting.subject == Subject::Student || setting.guidance_scale != 1.0);
+        let shown =
+            settings.iter().filter(|setting| setting.subject == Subject::Student || setting.guidance_scale != 1.0);
         let mut rows = Vec::new();
         for setting in shown {
             let images = self.images(trainer, setting, &prompts, 0)?;

@@ -10,8 +10,8 @@ use tch::{Device, Tensor};
 
 /// Words by id; id 0 pads.
 pub const VOCABULARY: [&str; 27] = [
-    "<pad>", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "red", "green", "blue", "yellow", "purple", "cyan", "two",
-    "three", "four", "a", "and", "left", "right", "above", "below", "of",
+    "<pad>", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "red", "green", "blue", "yellow", "purple", "cyan",
+    "two", "three", "four", "a", "and", "left", "right", "above", "below", "of",
 ];
 
 /// Words of a caption, padding included.

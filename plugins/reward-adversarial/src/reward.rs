@@ -138,12 +138,12 @@ impl Learner for AdversarialReward {
         let (fake_sigma, fake_features) = self.read(fake)?;
         // One pass over both: half the kernels to launch, and no batch statistics that could mix them.
         let pairs = real_features.iter().zip(&fake_features);
-        let both: Vec<_> =
-            pairs.map(|(real, fake)| Tensor::f_cat(&[real.f_detach()?, fake.f_detach()?], 0)).collect::<Result<_, _>>()?;
+        let both: Vec<_> = pairs
+            .map(|(real, fake)| Tensor::f_cat(&[real.f_detach()?, fake.f_detach()?], 0))
+            .collect::<Result<_, _>>()?;
         let both = Heads::normalize(&both)?;
         let logits = self.heads.logits(&both, &Tensor::f_cat(&[&real_sigma, &fake_sigma], 0)?)?;
-        let [real_logits, fake_logits] =
-            [logits.f_narrow(0, 0, sizes[0])?, logits.f_narrow(0, sizes[0], sizes[1])?];
+        let [real_logits, fake_logits] = [logits.f_narrow(0, 0, sizes[0])?, logits.f_narrow(0, sizes[0], sizes[1])?];
 
         let real_loss = self.loss.real(&real_logits)?.f_mean(Kind::Float)?;
         let mut loss = self.loss.fake(&fake_logits)?.f_mean(Kind::Float)?.f_add(&real_loss)?;
@@ -151,11 +151,7 @@ impl Learner for AdversarialReward {
             let real: Vec<_> = both.iter().map(|map| map.f_narrow(0, 0, sizes[0])).collect::<Result<_, _>>()?;
             loss = loss.f_add(&self.r1(&real, &real_sigma)?)?;
         }
-        Ok(DiscriminatorLoss {
-            loss,
-            real: score(&real_logits.f_detach()?)?,
-            fake: score(&fake_logits.f_detach()?)?,
-        })
+        Ok(DiscriminatorLoss { loss, real: score(&real_logits.f_detach()?)?, fake: score(&fake_logits.f_detach()?)? })
     }
 
     /// `mean softplus(-l)` over heads and places, per sample (AdvDMD, equation 3.8).

@@ -46,7 +46,10 @@ impl Samples {
             features *= 10_f64.powi(tap as i32);
             features
         };
-        Self { sigma: Tensor::linspace(0.9, 0.1, count, (Kind::Float, tch::Device::Cpu)), features: (0..DEPTH).map(draw).collect() }
+        Self {
+            sigma: Tensor::linspace(0.9, 0.1, count, (Kind::Float, tch::Device::Cpu)),
+            features: (0..DEPTH).map(draw).collect(),
+        }
     }
 
     fn batch(&self) -> RewardBatch<'static> {
@@ -79,7 +82,8 @@ fn it_learns_to_tell_real_from_fake_and_pulls_the_fake_towards_the_real() {
         let mut reward = reward(options, 4);
         let mut optimizer = {
             let parameters = reward.learner().unwrap().parameters();
-            AdamW::new(&parameters, AdamWConfig { lr: 5e-3, betas: (0.5, 0.999), eps: 1e-8, weight_decay: 0.0 }).unwrap()
+            AdamW::new(&parameters, AdamWConfig { lr: 5e-3, betas: (0.5, 0.999), eps: 1e-8, weight_decay: 0.0 })
+                .unwrap()
         };
         let (real, fake) = (Samples::new("real", 32, 4, 0.7), Samples::new("fake", 32, 4, -0.7));
         let mut losses = Vec::new();

@@ -45,7 +45,8 @@ fn tolerance(kind: &str, last: bool) -> f64 {
 
 /// The mean of a step; velocities are oldest first.
 fn mean(transition: &Transition, x: &[f64], velocities: &[Vec<f64>]) -> Vec<f64> {
-    let older = |dim: usize| transition.b.iter().zip(velocities.iter().rev()).map(move |(b, v)| b * v[dim]).sum::<f64>();
+    let older =
+        |dim: usize| transition.b.iter().zip(velocities.iter().rev()).map(move |(b, v)| b * v[dim]).sum::<f64>();
     x.iter().enumerate().map(|(dim, x)| transition.a * x + older(dim)).collect()
 }
 
@@ -81,7 +82,9 @@ fn every_step_is_the_references() {
             let found = log_prob(&transition, &case.states[step + 1], &mean);
             match (found, case.log_prob[step]) {
                 (None, None) => {}
-                (Some(found), Some(expected)) => assert!((found - expected).abs() < 1e-10, "{}: {found} {expected}", case.config),
+                (Some(found), Some(expected)) => {
+                    assert!((found - expected).abs() < 1e-10, "{}: {found} {expected}", case.config)
+                }
                 pair => panic!("{} step {step}: {pair:?}", case.config),
             }
         }

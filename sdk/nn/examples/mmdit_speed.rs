@@ -13,7 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
     let argument = std::env::args().nth(1).unwrap_or_else(|| "128".to_owned());
-    let batch: i64 = argument.parse().map_err(|_| Error::config(format!("batch: expected a number, found {argument}")))?;
+    let batch: i64 =
+        argument.parse().map_err(|_| Error::config(format!("batch: expected a number, found {argument}")))?;
     tch::set_num_threads(2);
     let config = MmditConfig {
         sample_size: 16,

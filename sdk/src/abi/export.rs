@@ -4,7 +4,11 @@
 ///
 /// It emits data only: the [`Header`](crate::abi::Header) in a section of its own, and the
 /// [`Entry`](crate::abi::Entry) under a symbol that carries the crate's name, so that several plugins can also be
-/// linked into one program.
+/// linked into one program. Such a program says `use the_plugin as _;`, because a crate that nothing names is not
+/// linked, and then finds the components in [`Manifest::of_this_binary`](crate::Manifest::of_this_binary).
+///
+/// A library holds one plugin: a crate that depends on another plugin's crate gets that one's components too, and the
+/// host refuses it. Code to share belongs in a crate without this macro.
 #[macro_export]
 macro_rules! export_plugin {
     () => {

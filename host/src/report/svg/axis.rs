@@ -140,7 +140,10 @@ mod tests {
         assert!((axis.place(0.5) - 0.5).abs() < 1e-12);
         assert_eq!(texts(Axis::around([0.0, 12_000.0].into_iter(), Scale::Linear)), ["0", "5k", "10k", "15k"]);
         assert_eq!(texts(Axis::around([0.0, 5.4e6].into_iter(), Scale::Linear)), ["0", "2M", "4M", "6M"]);
-        assert_eq!(texts(Axis::around([-2e-5, 1e-5].into_iter(), Scale::Linear)), ["-2.0e-5", "-1.0e-5", "0", "1.0e-5"]);
+        assert_eq!(
+            texts(Axis::around([-2e-5, 1e-5].into_iter(), Scale::Linear)),
+            ["-2.0e-5", "-1.0e-5", "0", "1.0e-5"]
+        );
     }
 
     #[test]

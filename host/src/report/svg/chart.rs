@@ -130,7 +130,12 @@ impl Chart {
         }
         plot.labels(&mut svg, &self.references, self.band.as_ref());
         if let Some(peak) = peak {
-            let _ = write!(svg, r#"<text class="label" x="{LEFT}" y="{}" dx="4">▲ up to {}</text>"#, TOP + 9.0, number(peak));
+            let _ = write!(
+                svg,
+                r#"<text class="label" x="{LEFT}" y="{}" dx="4">▲ up to {}</text>"#,
+                TOP + 9.0,
+                number(peak)
+            );
         }
         let _ = write!(svg, r#"<line class="cross" y1="{TOP}" y2="{BOTTOM}" hidden=""/></svg>"#);
         svg
@@ -143,7 +148,8 @@ impl Chart {
             values.sort_by(f64::total_cmp);
             values
         };
-        let (means, lows, highs) = (finite(|bucket| bucket.mean), finite(|bucket| bucket.low), finite(|bucket| bucket.high));
+        let (means, lows, highs) =
+            (finite(|bucket| bucket.mean), finite(|bucket| bucket.low), finite(|bucket| bucket.high));
         let (least, common, greatest) = (quantile(&means, 0.0), quantile(&means, 0.97), quantile(&means, 1.0));
         let many = means.len() > 40;
         let peaked = self.scale == Scale::Linear && many && greatest - least > 4.0 * (common - least) && common > least;
@@ -238,7 +244,8 @@ impl Plot {
             let area: String = runs().map(|run| self.area(run)).collect();
             let _ = write!(svg, r#"<path class="spread" d="{area}"/>"#);
         }
-        let line: String = runs().map(|run| line(run.iter().map(|bucket| (self.x(bucket.x), self.y(bucket.mean))))).collect();
+        let line: String =
+            runs().map(|run| line(run.iter().map(|bucket| (self.x(bucket.x), self.y(bucket.mean))))).collect();
         if !line.is_empty() {
             let _ = write!(svg, r#"<path class="curve" d="{line}"/>"#);
         }
@@ -275,7 +282,11 @@ impl Plot {
         let _ = write!(svg, r#"<rect class="off" x="{LEFT}" y="{y}" width="{}" height="{height}"/>"#, RIGHT - LEFT);
         for run in strip.states.chunk_by(|(_, a), (_, b)| a == b).filter(|run| run[0].1) {
             let (first, last) = (self.x(run[0].0), self.x(run[run.len() - 1].0));
-            let _ = write!(svg, r#"<rect class="on" x="{first:.1}" y="{y}" width="{:.1}" height="{height}"/>"#, (last - first).max(0.6));
+            let _ = write!(
+                svg,
+                r#"<rect class="on" x="{first:.1}" y="{y}" width="{:.1}" height="{height}"/>"#,
+                (last - first).max(0.6)
+            );
         }
     }
 }

@@ -85,8 +85,9 @@ impl Ema {
     /// # Errors
     /// Names or shapes that are not exactly these, in one error that lists them all.
     pub fn load_state(&mut self, state: &Weights) -> Result<()> {
-        let updates =
-            state.get(Self::COUNTER).ok_or_else(|| Error::invalid(format!("averaged weights: {:?} is missing", Self::COUNTER)))?;
+        let updates = state
+            .get(Self::COUNTER)
+            .ok_or_else(|| Error::invalid(format!("averaged weights: {:?} is missing", Self::COUNTER)))?;
         let averages = state.iter().filter(|(name, _)| *name != Self::COUNTER);
         let averages: Weights = averages.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
         load_parameters(&self.averages(), &averages).map_err(|error| error.context("averaged weights"))?;
