@@ -199,6 +199,7 @@ impl<'a> TensorView<'a> {
 
     /// The plain numbers, if this view holds those.
     #[cfg(feature = "loader")]
+    #[cfg_attr(not(feature = "torch"), allow(clippy::unnecessary_wraps, reason = "tensors of libtorch hold none"))]
     pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
         match &self.data {
             Data::Bytes(bytes) => Some(bytes),

@@ -7,7 +7,7 @@ use advdmd_tests::plugin;
 use serde_json::json;
 
 fn components(stem: &str) -> (Plugin, Vec<(Kind, String)>) {
-    let plugin = Plugin::open(&plugin(stem)).unwrap();
+    let plugin = Plugin::open(plugin(stem)).unwrap();
     let components = plugin.manifest().components.iter().map(|component| (component.kind, component.name.clone()));
     let components = components.collect();
     (plugin, components)
@@ -15,7 +15,7 @@ fn components(stem: &str) -> (Plugin, Vec<(Kind, String)>) {
 
 fn backbone() -> Box<dyn advdmd_sdk::Backbone> {
     let init = BackboneInit { device: Device::Cpu, dtype: DType::F32, seed: 0 };
-    Plugin::open(&plugin("backbone_digits")).unwrap().backbone(&json!({ "type": "digits" }), &init).unwrap()
+    Plugin::open(plugin("backbone_digits")).unwrap().backbone(&json!({ "type": "digits" }), &init).unwrap()
 }
 
 #[test]

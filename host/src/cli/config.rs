@@ -124,7 +124,12 @@ fn unknown(view: SchemaView<'_>, tree: &Node, path: &KeyPath) -> Error {
     let mut parent = KeyPath::default();
     for segment in &path.0 {
         if view.at(tree, &parent.child(segment)).is_none() {
-            let keys = view.at(tree, &parent).map(|table| table.keys(None)).unwrap_or_default();
+            let table = view.at(tree, &parent);
+            if table.is_some_and(SchemaView::is_open) {
+                let hint = "it may be a key of a plugin that was not found; see `advdmd plugins list`";
+                return Error::usage(format!("no key `{path}`"), hint.to_owned());
+            }
+            let keys = table.map(|table| table.keys(None)).unwrap_or_default();
             let near = config::nearest(segment, keys.iter().copied())
                 .map(|near| format!("did you mean `{}`?", parent.child(near)));
             let hint = near.or_else(|| (!keys.is_empty()).then(|| format!("valid there: {}", keys.join(", "))));

@@ -64,7 +64,7 @@ impl ModelArgs {
         let registry = Registry::discover(&[])?;
         let mut model = match (&self.run, &self.backbone) {
             (Some(run), _) => Model::from_run(run)?,
-            (None, Some(backbone)) => self.from_backbone(&registry, backbone)?,
+            (None, Some(backbone)) => self.bare(&registry, backbone)?,
             (None, None) => return Err(Error::usage("name a model: `--run DIR`, or `--backbone TYPE`", None)),
         };
         if let Some(sampler) = &self.sampler {
@@ -85,7 +85,7 @@ impl ModelArgs {
         Ok((model, trajectory))
     }
 
-    fn from_backbone(&self, registry: &Registry, backbone: &str) -> Result<Model> {
+    fn bare(&self, registry: &Registry, backbone: &str) -> Result<Model> {
         let compute = Compute { device: self.device.clone(), dtype: DType::F32, threads: self.threads };
         let mut options = Map::new();
         if let Some(model) = &self.model {

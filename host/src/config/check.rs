@@ -70,16 +70,16 @@ impl Check<'_> {
                 say(expected_one_of(&path, &[plain(expected_value)], &found), None);
             }
             ValidationErrorKind::Minimum { limit } => {
-                say(format!("`{path}`: expected {limit} or more, found {found}"), None)
+                say(format!("`{path}`: expected {limit} or more, found {found}"), None);
             }
             ValidationErrorKind::Maximum { limit } => {
-                say(format!("`{path}`: expected {limit} or less, found {found}"), None)
+                say(format!("`{path}`: expected {limit} or less, found {found}"), None);
             }
             ValidationErrorKind::ExclusiveMinimum { limit } => {
-                say(format!("`{path}`: expected more than {limit}, found {found}"), None)
+                say(format!("`{path}`: expected more than {limit}, found {found}"), None);
             }
             ValidationErrorKind::ExclusiveMaximum { limit } => {
-                say(format!("`{path}`: expected less than {limit}, found {found}"), None)
+                say(format!("`{path}`: expected less than {limit}, found {found}"), None);
             }
             ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MaxItems { .. } => {
                 let expected =
@@ -101,7 +101,8 @@ impl Check<'_> {
         faults: &mut Vec<Fault>,
     ) {
         let inner = KeyPath::of_pointer(error.instance_path().as_str());
-        let rules_out = |branch: &&Vec<ValidationError<'static>>| {
+        let possible = |branch: &&Vec<ValidationError<'static>>| {
+            // Only one that says "another type" or "another constant" cannot have been meant.
             !branch.iter().any(|one| {
                 let path = KeyPath::of_pointer(one.instance_path().as_str());
                 let at_tag = path == inner.child("type");
@@ -113,7 +114,7 @@ impl Check<'_> {
                 }
             })
         };
-        let meant: Vec<_> = context.iter().filter(rules_out).collect();
+        let meant: Vec<_> = context.iter().filter(possible).collect();
         if let [branch] = meant.as_slice() {
             for one in *branch {
                 self.explain(one, faults);

@@ -79,7 +79,7 @@ pub fn merged<T: Settings>(path: &Path, sets: &[String]) -> Result<Node> {
 }
 
 fn retypes(option: &str) -> bool {
-    option.split('=').next().is_some_and(|key| key.trim() == "type" || key.trim_end().ends_with(".type"))
+    option.split('=').next().and_then(|key| key.trim().rsplit('.').next()).is_some_and(|key| key == "type")
 }
 
 /// The JSON schema of a configuration, without its plugins' keys.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use advdmd_sdk::Tuning;
+use advdmd_sdk::{DType, Tuning};
 
 use super::pretrain::PretrainConfig;
 use super::schema::{Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RunConfig};
@@ -63,7 +63,7 @@ pub fn of_pretraining(config: &PretrainConfig) -> Vec<Problem> {
     rules.positive("sigma.std", config.sigma.std);
     rules.checkpoint(&config.checkpoint);
     rules.expect(config.eval_prompts_per_task >= 1, "eval_prompts_per_task", config.eval_prompts_per_task, "1 or more");
-    rules.from_zero("eval_guidance_scale", config.eval_guidance_scale);
+    rules.not_negative("eval_guidance_scale", config.eval_guidance_scale);
     rules.0
 }
 
@@ -89,7 +89,7 @@ impl Rules {
         self.expect(value.is_finite() && value > 0.0, path, value, "a number above 0");
     }
 
-    fn from_zero(&mut self, path: &str, value: f64) {
+    fn not_negative(&mut self, path: &str, value: f64) {
         self.expect(value.is_finite() && value >= 0.0, path, value, "a number from 0 up");
     }
 
@@ -111,7 +111,6 @@ impl Rules {
         let index = device.strip_prefix("cuda:").map(str::parse::<usize>);
         let known = matches!(device, "cpu" | "cuda") || matches!(index, Some(Ok(_)));
         self.expect(known, "compute.device", format!("{device:?}"), "\"cpu\", \"cuda\" or \"cuda:N\"");
-        use advdmd_sdk::DType;
         let floats = matches!(compute.dtype, DType::F32 | DType::F64 | DType::F16 | DType::Bf16);
         let found = format!("{:?}", compute.dtype).to_lowercase();
         self.expect(floats, "compute.dtype", found, "a float type: \"f32\", \"bf16\", \"f16\" or \"f64\"");
@@ -120,7 +119,7 @@ impl Rules {
     fn data(&mut self, data: &Data) {
         let Data::Digits { task_weights } = data;
         for (index, &weight) in task_weights.iter().enumerate() {
-            self.from_zero(&format!("data.task_weights.{index}"), weight);
+            self.not_negative(&format!("data.task_weights.{index}"), weight);
         }
         if task_weights.iter().all(|weight| *weight == 0.0) {
             self.problem(
@@ -181,7 +180,7 @@ impl Rules {
         for (index, &beta) in optimizer.betas.iter().enumerate() {
             self.share(&format!("{path}.betas.{index}"), beta);
         }
-        self.from_zero(&format!("{path}.weight_decay"), optimizer.weight_decay);
+        self.not_negative(&format!("{path}.weight_decay"), optimizer.weight_decay);
         self.positive(&format!("{path}.eps"), optimizer.eps);
         self.positive(&format!("{path}.clip_norm"), optimizer.clip_norm);
     }
@@ -191,14 +190,14 @@ impl Rules {
         self.tuning("critic.tuning", &critic.tuning);
         self.optimizer("critic.optimizer", &critic.optimizer);
         self.optimizer("critic.learner_optimizer", &critic.learner_optimizer);
-        self.from_zero("critic.learner_weight", critic.learner_weight);
+        self.not_negative("critic.learner_weight", critic.learner_weight);
         self.within("critic.on_schedule", critic.on_schedule);
     }
 
     fn rewards(&mut self, config: &RunConfig) {
         let mut names = BTreeSet::new();
         for (index, reward) in config.reward.iter().enumerate() {
-            self.from_zero(&format!("reward.{index}.weight"), reward.weight);
+            self.not_negative(&format!("reward.{index}.weight"), reward.weight);
             let name = reward.name.as_ref().unwrap_or(&reward.component.r#type);
             if !names.insert(name) {
                 let key = if reward.name.is_some() { "name" } else { "type" };
@@ -211,7 +210,7 @@ impl Rules {
     fn objective(&mut self, objective: &Objectives, config: &RunConfig) {
         let weights = [("dmd", objective.dmd.weight), ("gan", objective.gan.weight), ("grpo", objective.grpo.weight)];
         for (name, weight) in weights {
-            self.from_zero(&format!("objective.{name}.weight"), weight);
+            self.not_negative(&format!("objective.{name}.weight"), weight);
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
             let hint = "set `objective.dmd.weight`, `objective.gan.weight` or `objective.grpo.weight` above 0";
@@ -236,11 +235,11 @@ impl Rules {
             let message = "`objective.grpo.weight` is above 0, but every reward has weight 0".to_owned();
             self.problem("objective.grpo.weight", message, Some(hint.into()));
         }
-        self.from_zero("objective.dmd.guidance_scale", objective.dmd.guidance_scale);
+        self.not_negative("objective.dmd.guidance_scale", objective.dmd.guidance_scale);
         self.range("objective.dmd.sigma_range", objective.dmd.sigma_range);
         for (index, &clip) in objective.grpo.clip_range.iter().enumerate() {
             let path = format!("objective.grpo.clip_range.{index}");
-            if index == 0 { self.share(&path, clip) } else { self.from_zero(&path, clip) }
+            if index == 0 { self.share(&path, clip) } else { self.not_negative(&path, clip) }
         }
         self.positive("objective.grpo.advantage_clip", objective.grpo.advantage_clip);
         self.positive("objective.grpo.std_floor", objective.grpo.std_floor);

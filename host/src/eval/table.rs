@@ -19,7 +19,8 @@ pub struct Table {
 /// What the columns mean, for a note below a table.
 pub(crate) const LEGEND: &str = "Scores are shares of correct images; overall is the mean of the six tasks, ± its \
      bootstrap standard error over prompts (1,000 resamplings). NFE: network evaluations per image, a guided step \
-     counting two. Fréchet: distance to real images in the checker's features, lower is better.";
+     counting two. Fréchet: distance to real images in the checker's features, lower is better. Real scenes show digits \
+     that are held out from all training.";
 
 impl Table {
     /// A table of these rows.

@@ -7,7 +7,7 @@ use crate::config::{Settings, json_schema};
 
 impl Registry {
     /// The schema of a configuration file, in which each component's table is one of those that were found, told
-    /// apart by `type`. Nothing is required at the top if a recipe can fill it in.
+    /// apart by `type`. Nothing is required that a recipe can fill in.
     #[must_use]
     pub fn config_schema<T: Settings>(&self) -> Json {
         let mut schema = json_schema::<T>();
@@ -15,7 +15,10 @@ impl Registry {
         for (section, kind) in T::SECTIONS {
             let entries: Vec<&Entry> = self.components().filter(|entry| entry.kind == *kind).collect();
             let host = section_schema(&schema, section).cloned().unwrap_or_default();
-            let branches: Vec<Json> = entries.iter().map(|entry| branch(entry, &host, &mut definitions)).collect();
+            // A recipe's table is merged with the file's, but its array of tables is replaced.
+            let whole = !T::RECIPES || slot(&schema, section).ends_with("/items");
+            let table_of = |entry: &&Entry| branch(entry, &host, whole, &mut definitions);
+            let branches: Vec<Json> = entries.iter().map(table_of).collect();
             if branches.is_empty() {
                 continue;
             }
@@ -59,7 +62,7 @@ fn slot(schema: &Json, section: &str) -> String {
 }
 
 /// The table of one component: its own keys, `type`, and the host's keys of that section.
-fn branch(entry: &Entry, host: &Json, definitions: &mut Map<String, Json>) -> Json {
+fn branch(entry: &Entry, host: &Json, whole: bool, definitions: &mut Map<String, Json>) -> Json {
     let mut own = entry.schema.clone();
     let prefix = format!("{}.{}", entry.kind, entry.name);
     if let Some(table) = own.as_object_mut() {
@@ -74,8 +77,12 @@ fn branch(entry: &Entry, host: &Json, definitions: &mut Map<String, Json>) -> Js
     relocate(&mut own, &prefix);
     let mut keys = host.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
     keys.insert("type".to_owned(), json!({ "const": entry.name, "description": own.get("description") }));
-    let mut required: Vec<Json> = vec!["type".into()];
-    required.extend(own.get("required").and_then(Json::as_array).into_iter().flatten().cloned());
+    let required: Vec<Json> = if whole {
+        let lists = [host.get("required"), own.get("required")];
+        lists.into_iter().flatten().filter_map(Json::as_array).flatten().cloned().collect()
+    } else {
+        Vec::new()
+    };
     let plain = ["oneOf", "anyOf", "allOf", "$ref"].iter().all(|keyword| own.get(keyword).is_none());
     if plain {
         let properties = own.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
@@ -88,9 +95,10 @@ fn branch(entry: &Entry, host: &Json, definitions: &mut Map<String, Json>) -> Js
         // `additionalProperties: false` of the plugin would refuse the host's keys beside its own.
         if let Some(table) = own.as_object_mut() {
             table.remove("additionalProperties");
+            table.remove("required");
         }
         json!({
-            "title": entry.name, "type": "object", "properties": keys, "required": ["type"], "allOf": [own],
+            "title": entry.name, "type": "object", "properties": keys, "required": required, "allOf": [own],
             "unevaluatedProperties": false,
         })
     }

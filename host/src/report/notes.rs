@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::run::Run;
-use super::svg::{grouped, number};
+use super::svg::grouped;
 use super::verdict::newest_students;
 use crate::eval::{Entry, Subject};
 use crate::metrics::Record;
@@ -54,9 +54,10 @@ fn past_its_best(run: &Run) -> Option<String> {
     let suspicion =
         if rose { " The training reward rose meanwhile: look for reward hacking in the samples." } else { "" };
     Some(format!(
-        "The student was better at update {} ({:.3}) than at the end ({:.3}), by {:.3} ± {:.3}.{suspicion}",
+        "The student was better at update {} ({:.3}) than at update {} ({:.3}), by {:.3} ± {:.3}.{suspicion}",
         grouped(best.update as f64),
         score(best),
+        grouped(newest.update as f64),
         score(newest),
         -loss.mean,
         loss.standard_error,
@@ -72,7 +73,7 @@ fn policy_gradient(run: &Run) -> Option<String> {
     }
     if (run.updates() as f64) <= warmup {
         return Some(format!(
-            "The policy gradient was never on: the run ended within its warm-up of {} updates.",
+            "The policy gradient has not been on: the run is within its warm-up of {} updates.",
             grouped(warmup)
         ));
     }
@@ -80,7 +81,11 @@ fn policy_gradient(run: &Run) -> Option<String> {
     let gates = || after().flat_map(|record| &record.values).filter(|(name, _)| name.starts_with("grpo/gate/"));
     let open = mean(gates())?;
     (open < 0.2).then(|| {
-        format!("The policy gradient was on in only {:.0} % of the steps after its warm-up: the discriminator's accuracy was outside the gate.", 100.0 * open)
+        format!(
+            "The policy gradient was on in only {:.0} % of the steps after its warm-up: the discriminator's accuracy \
+             was outside the gate.",
+            100.0 * open
+        )
     })
 }
 
@@ -90,8 +95,8 @@ fn dead_groups(records: &[Record]) -> Option<String> {
         mean(last.iter().flat_map(|record| &record.values).filter(|(name, _)| *name == "advantage/dead_groups"))?;
     (dead > 0.3).then(|| {
         format!(
-            "In the last tenth of the run {} of the prompt groups had equal rewards and taught nothing.",
-            number(dead)
+            "In the last tenth of the run {:.0} % of the prompt groups had equal rewards and taught nothing.",
+            100.0 * dead
         )
     })
 }

@@ -12,7 +12,7 @@ use super::notes::notes;
 use super::panels::{Section, sections};
 use super::run::Run;
 use super::svg::grouped;
-use super::verdict::verdict;
+use super::verdict::{Verdict, verdict};
 use crate::eval::{Entry, Subject, Table};
 use crate::progress::duration;
 use crate::{Error, Result};
@@ -23,10 +23,7 @@ struct Page {
     name: String,
     /// (name, value): recipe, updates, time, …
     facts: Vec<(&'static str, String)>,
-    verdict_word: &'static str,
-    verdict_class: &'static str,
-    verdict_text: String,
-    verdict_details: Vec<String>,
+    verdict: Verdict,
     notes: Vec<String>,
     gaps: Vec<String>,
     heading: Vec<String>,
@@ -61,8 +58,6 @@ struct Row {
 
 /// The report of a run as HTML.
 pub(super) fn render(run: &Run) -> Result<String> {
-    let verdict = verdict(&run.entries);
-    let (verdict_word, verdict_class) = verdict.outcome.word();
     let table = Table::summary(&run.entries);
     let mut cells = table.cells().into_iter();
     let heading = cells.next().unwrap_or_default();
@@ -75,10 +70,7 @@ pub(super) fn render(run: &Run) -> Result<String> {
     let page = Page {
         name: run.name.clone(),
         facts: facts(run),
-        verdict_word,
-        verdict_class,
-        verdict_text: verdict.text,
-        verdict_details: verdict.details,
+        verdict: verdict(&run.entries),
         notes: notes(run),
         gaps: run.gaps.clone(),
         heading,
@@ -138,13 +130,13 @@ fn note(entry: &Entry) -> String {
 /// A dot with its standard error on a line from 0 to 1.
 fn mark(entry: &Entry) -> String {
     let tasks = &entry.scores.tasks;
-    let mut svg = r#"<svg class="mark" viewBox="0 0 104 14" aria-hidden="true"><path d="M2 7H102"/>"#.to_owned();
+    let mut svg = r#"<svg class="mark" viewBox="-2 0 108 14" aria-hidden="true"><path d="M2 7H102"/>"#.to_owned();
     if let (Some(overall), Some(error)) = (tasks.overall, tasks.overall_standard_error) {
         let x = |value: f64| 2.0 + 100.0 * value.clamp(0.0, 1.0);
         let (low, high) = (x(overall - error), x(overall + error));
         let _ = write!(
             svg,
-            r#"<path class="whisker" d="M{low:.1} 7H{high:.1}"/><circle cx="{:.1}" cy="7" r="3.5"/>"#,
+            r#"<path class="whisker" d="M{low:.1} 7H{high:.1}"/><circle cx="{:.1}" cy="7" r="2.8"/>"#,
             x(overall)
         );
     }

@@ -14,13 +14,12 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// The word in front, and the class of its colour.
-    pub fn word(self) -> (&'static str, &'static str) {
+    /// The class of its colour.
+    pub fn class(self) -> &'static str {
         match self {
-            Self::Better => ("Better than its teacher", "good"),
-            Self::Worse => ("Worse than its teacher", "bad"),
-            Self::Undecided => ("No clear difference", "even"),
-            Self::Unknown => ("No verdict", "even"),
+            Self::Better => "good",
+            Self::Worse => "bad",
+            Self::Undecided | Self::Unknown => "even",
         }
     }
 }
@@ -29,6 +28,8 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub outcome: Outcome,
+    /// The verdict in a few words.
+    pub heading: String,
     /// The comparison at equal steps.
     pub text: String,
     /// What else has to be known: the Fréchet distance, the teacher at full length, the protocol.
@@ -38,7 +39,8 @@ pub(super) struct Verdict {
 /// Compares the newest evaluation of the student with the teacher's best one at as many steps. A student that was
 /// evaluated at several numbers of steps is judged by the largest, which it was trained for.
 pub(super) fn verdict(entries: &[Entry]) -> Verdict {
-    let unknown = |text: String| Verdict { outcome: Outcome::Unknown, text, details: Vec::new() };
+    let unknown =
+        |text: String| Verdict { outcome: Outcome::Unknown, heading: "No verdict".into(), text, details: Vec::new() };
     let mut newest = newest_students(entries).into_iter();
     let Some(student) = newest.next() else {
         return unknown("The student has not been evaluated.".into());
@@ -72,7 +74,12 @@ pub(super) fn verdict(entries: &[Entry]) -> Verdict {
     details
         .extend(best(entries, |entry| entry.steps > student.steps).and_then(|full| beside_full_length(student, full)));
     details.push(frechet(student, teacher));
-    Verdict { outcome, text, details }
+    let heading = match outcome {
+        Outcome::Better => "Better than its teacher",
+        Outcome::Worse => "Worse than its teacher",
+        Outcome::Undecided | Outcome::Unknown => "As good as its teacher, as far as can be told,",
+    };
+    Verdict { outcome, heading: format!("{heading} at {} steps", student.steps), text, details }
 }
 
 /// The student's evaluations at its newest update, from most to fewest steps.
@@ -189,7 +196,7 @@ mod tests {
     #[test]
     fn without_a_comparison_it_says_why() {
         let student = entry(Subject::Student, 4, 0.6, 1.0);
-        let other = Entry { scores: crate::eval::tests::scores(0.5, 1.0, 1.0), ..entry(Subject::Teacher, 4, 0.5, 1.0) };
+        let other = Entry { scores: scores(0.5, 1.0, 1.0), ..entry(Subject::Teacher, 4, 0.5, 1.0) };
         let mut other_protocol = other.clone();
         other_protocol.scores.protocol.version = 9;
         let cases: [(&[Entry], &str); 3] = [

@@ -153,10 +153,7 @@ fn learn(
     let (real, fake) = (state(&x_real, &real), state(fake.0, fake.1));
     for index in 0..rewards.all.len() {
         let (real, fake) = (rewards.batch(&rewards.all[index], &real)?, rewards.batch(&rewards.all[index], &fake)?);
-        let ActiveLoss { name, loss } = match discriminate(rewards, index, &real, &fake)? {
-            Some(loss) => loss,
-            None => continue,
-        };
+        let Some(ActiveLoss { name, loss }) = discriminate(rewards, index, &real, &fake)? else { continue };
         meter.add(&format!("critic/{name}/loss"), &loss.loss, share);
         accuracy(&name, &loss, draws, meter);
         (loss.loss * (context.config.critic.learner_weight * share)).f_backward()?;

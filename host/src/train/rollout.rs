@@ -44,6 +44,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// Number of samples.
+    #[expect(clippy::len_without_is_empty, reason = "a chunk is cut from the batch and never empty")]
     pub fn len(&self) -> usize {
         self.prompts.len()
     }

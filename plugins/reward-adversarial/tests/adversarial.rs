@@ -23,7 +23,7 @@ fn init(grid: i64, seed: u64) -> RewardInit {
     RewardInit { device: Device::Cpu, seed, backbone }
 }
 
-fn reward(options: Value, grid: i64) -> Box<dyn Reward> {
+fn reward(options: &Value, grid: i64) -> Box<dyn Reward> {
     let mut config = json!({ "type": "adversarial" });
     config.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
     build_reward(&config, &init(grid, 7)).unwrap()
@@ -70,7 +70,7 @@ impl Samples {
 
 #[test]
 fn it_asks_for_features_of_every_step() {
-    let needs = reward(json!({}), 4).needs();
+    let needs = reward(&json!({}), 4).needs();
     assert_eq!(needs.scope, Scope::EveryStep);
     assert_eq!(needs.features.unwrap().taps, [0, 1, 2, 3]);
     assert!(!needs.images && !needs.latents && !needs.on_cpu);
@@ -78,8 +78,10 @@ fn it_asks_for_features_of_every_step() {
 
 #[test]
 fn it_learns_to_tell_real_from_fake_and_pulls_the_fake_towards_the_real() {
+    // Maps this small are done before a second thread wakes up.
+    tch::set_num_threads(1);
     for options in [json!({}), json!({ "loss": "hinge", "r1_weight": 0.1 }), json!({ "sigma_conditioning": false })] {
-        let mut reward = reward(options, 4);
+        let mut reward = reward(&options, 4);
         let mut optimizer = {
             let parameters = reward.learner().unwrap().parameters();
             AdamW::new(&parameters, AdamWConfig { lr: 5e-3, betas: (0.5, 0.999), eps: 1e-8, weight_decay: 0.0 })
@@ -121,7 +123,7 @@ fn it_learns_to_tell_real_from_fake_and_pulls_the_fake_towards_the_real() {
 #[test]
 fn a_score_depends_on_its_own_sample_alone() {
     for grid in [1, 3, 4, 8] {
-        let mut reward = reward(json!({}), grid);
+        let mut reward = reward(&json!({}), grid);
         let samples = Samples::new("mixed", 5, grid, 0.0);
         let together = reward.score(&samples.batch()).unwrap();
         let tensor = reward.score_differentiable(&samples.batch()).unwrap().unwrap();
@@ -136,7 +138,7 @@ fn a_score_depends_on_its_own_sample_alone() {
 
 #[test]
 fn the_noise_level_matters_once_it_is_learned() {
-    let mut reward = reward(json!({}), 4);
+    let mut reward = reward(&json!({}), 4);
     let samples = Samples::new("mixed", 1, 4, 0.0);
     let mut at = |sigma: f64| {
         let samples = Samples { sigma: Tensor::full([1], sigma, (Kind::Float, tch::Device::Cpu)), ..samples.select(0) };
@@ -179,7 +181,7 @@ fn parameters_follow_the_seed_alone_under_stable_names() {
 
 #[test]
 fn one_pass_over_real_and_fake_is_the_sum_of_both_sides() {
-    let mut reward = reward(json!({}), 4);
+    let mut reward = reward(&json!({}), 4);
     let (real, fake) = (Samples::new("real", 6, 4, 0.0), Samples::new("fake", 3, 4, 0.0));
     let scores = (reward.score(&real.batch()).unwrap(), reward.score(&fake.batch()).unwrap());
     let learner = reward.learner().unwrap();
@@ -201,7 +203,7 @@ fn one_pass_over_real_and_fake_is_the_sum_of_both_sides() {
 fn r1_is_the_squared_gradient_at_real_samples() {
     let (real, fake) = (Samples::new("real", 2, 2, 0.0), Samples::new("fake", 2, 2, 0.0));
     let loss = |weight: f64| {
-        let mut reward = reward(json!({ "r1_weight": weight, "taps": [0] }), 2);
+        let mut reward = reward(&json!({ "r1_weight": weight, "taps": [0] }), 2);
         let (real, fake) = ([&real].map(first_map), [&fake].map(first_map));
         let loss = reward.learner().unwrap().discriminator_loss(&real[0].batch(), &fake[0].batch()).unwrap().loss;
         loss.backward();
@@ -222,7 +224,7 @@ fn first_map(samples: &Samples) -> Samples {
 
 #[test]
 fn wrong_batches_and_settings_are_refused() {
-    let mut reward = reward(json!({}), 4);
+    let mut reward = reward(&json!({}), 4);
     let message = |result: advdmd_sdk::Result<Vec<f32>>| result.unwrap_err().to_string();
     let samples = Samples::new("mixed", 2, 4, 0.0);
     let fewer = first_map(&samples);

@@ -10,7 +10,7 @@
 //! | `ode-dpm2m` | [`OdeDpm2m`]: DPM-Solver++(2M), second order | yes |
 //! | `sde-cps` | [`SdeCps`]: coefficient-preserving | yes, at any `eta` |
 //! | `sde-flow` | [`SdeFlow`]: Flow-GRPO | no: coarse steps are over-noised |
-//! | `sde-dance` | [`SdeDance`]: DanceGRPO | no: coarse steps are over-noised |
+//! | `sde-dance` | [`SdeDance`]: `DanceGRPO` | no: coarse steps are over-noised |
 //!
 //! The last step, to sigma 0, is deterministic in each of them: noise there would stay in the image.
 

@@ -83,7 +83,7 @@ fn every_step_is_the_references() {
             match (found, case.log_prob[step]) {
                 (None, None) => {}
                 (Some(found), Some(expected)) => {
-                    assert!((found - expected).abs() < 1e-10, "{}: {found} {expected}", case.config)
+                    assert!((found - expected).abs() < 1e-10, "{}: {found} {expected}", case.config);
                 }
                 pair => panic!("{} step {step}: {pair:?}", case.config),
             }

@@ -5,8 +5,8 @@ use advdmd_sdk::{LogProb, Sampler, Transition};
 use sampler_flow as _;
 use serde_json::{Value, json};
 
-fn sampler(config: Value) -> Box<dyn Sampler> {
-    build_sampler(&config).unwrap()
+fn sampler(config: &Value) -> Box<dyn Sampler> {
+    build_sampler(config).unwrap()
 }
 
 fn all() -> Vec<Box<dyn Sampler>> {
@@ -17,7 +17,7 @@ fn all() -> Vec<Box<dyn Sampler>> {
         json!({ "type": "sde-flow" }),
         json!({ "type": "sde-dance" }),
     ];
-    configs.map(sampler).into()
+    configs.iter().map(sampler).collect()
 }
 
 fn transitions(sampler: &dyn Sampler, sigmas: &[f64]) -> Vec<Transition> {
@@ -83,7 +83,7 @@ fn the_signal_follows_the_schedule_exactly() {
 fn samplers_that_claim_it_keep_the_noise_level_of_each_sigma() {
     let mut samplers: Vec<_> = all().into_iter().filter(|sampler| sampler.preserves_marginals()).collect();
     assert_eq!(samplers.len(), 3);
-    samplers.extend([0.0, 0.3, 1.0].map(|eta| sampler(json!({ "type": "sde-cps", "eta": eta }))));
+    samplers.extend([0.0, 0.3, 1.0].map(|eta| sampler(&json!({ "type": "sde-cps", "eta": eta }))));
     for sigmas in [vec![1.0, 0.9, 0.75, 0.5, 0.0], vec![0.999, 0.7, 0.0], vec![1.0, 0.02, 0.0]] {
         for sampler in &samplers {
             for ((_, std), sigma) in with_oracle(&**sampler, &sigmas).into_iter().zip(&sigmas[1..]) {
@@ -99,7 +99,7 @@ fn flow_sde_over_noises_coarse_steps() {
     let cases = [(0.7, [0.959, 0.899, 0.658]), (0.5, [0.922, 0.809, 0.573]), (0.3, [0.906, 0.766, 0.524])];
     let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
     for (a, expected) in cases {
-        let sampler = sampler(json!({ "type": "sde-flow", "a": a }));
+        let sampler = sampler(&json!({ "type": "sde-flow", "a": a }));
         assert!(!sampler.preserves_marginals());
         let mut after_one = Vec::new();
         for step in 0..3 {
@@ -150,7 +150,7 @@ fn ode_samplers_converge_at_their_order() {
         (0..=steps).map(sigma).chain([0.0]).collect()
     };
     for kind in ["ode-euler", "ode-dpm2m"] {
-        let sampler = sampler(json!({ "type": kind }));
+        let sampler = sampler(&json!({ "type": kind }));
         let error = |steps| (solve(&*sampler, &sigmas(steps), 1.3)[steps] - gaussian_state(1.3, 0.1)).abs();
         assert_close((error(100) / error(200)).log2(), f64::from(sampler.order()), 0.05, kind);
     }

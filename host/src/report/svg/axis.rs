@@ -30,8 +30,8 @@ impl Axis {
             return Self { low: 0.0, high: 1.0, scale: Scale::Linear };
         }
         if scale == Scale::Log && low > 0.0 {
-            // A tenth of the range, and at least a quarter of a decade, on either side.
-            let room = (0.1 * (high / low).log10()).max(0.25);
+            // On either side a twentieth of the range, and at least 0.15 decades.
+            let room = (0.05 * (high / low).log10()).max(0.15);
             return Self { low: low * 10f64.powf(-room), high: high * 10f64.powf(room), scale };
         }
         if high - low <= 1e-9 * high.abs().max(low.abs()) {
@@ -40,11 +40,6 @@ impl Axis {
         }
         let step = nice_step(high - low, 4);
         Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, scale: Scale::Linear }
-    }
-
-    /// An axis with this range.
-    pub fn fixed([low, high]: [f64; 2]) -> Self {
-        Self { low, high, scale: Scale::Linear }
     }
 
     /// Where a value lies: 0 at the low end, 1 at the high end; NaN where it has no place.
@@ -138,7 +133,10 @@ mod tests {
         let axis = Axis::around([0.13, 0.87].into_iter(), Scale::Linear);
         assert_eq!(texts(axis), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert!((axis.place(0.5) - 0.5).abs() < 1e-12);
-        assert_eq!(texts(Axis::around([0.0, 12_000.0].into_iter(), Scale::Linear)), ["0", "5k", "10k", "15k"]);
+        assert_eq!(
+            texts(Axis::around([0.0, 12_000.0].into_iter(), Scale::Linear)),
+            ["0", "2k", "4k", "6k", "8k", "10k", "12k"]
+        );
         assert_eq!(texts(Axis::around([0.0, 5.4e6].into_iter(), Scale::Linear)), ["0", "2M", "4M", "6M"]);
         assert_eq!(
             texts(Axis::around([-2e-5, 1e-5].into_iter(), Scale::Linear)),

@@ -106,7 +106,7 @@ impl Chart {
         let mut svg = format!(
             r#"<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{}" data-plot='{}'>"#,
             escaped(title),
-            escaped(&self.hover_data(&buckets, domain)),
+            escaped(&Self::hover_data(&buckets, domain)),
         );
         plot.axes(&mut svg, height);
         if let Some(band) = &self.band {
@@ -167,7 +167,7 @@ impl Chart {
     }
 
     /// What the page's script shows under the pointer.
-    fn hover_data(&self, buckets: &[Vec<Bucket>], domain: Domain) -> String {
+    fn hover_data(buckets: &[Vec<Bucket>], domain: Domain) -> String {
         let curves = buckets.iter().map(|buckets| {
             let finite = |y: f64| y.is_finite().then(|| number(y));
             let x: Vec<u64> = buckets.iter().map(|bucket| bucket.x.round() as u64).collect();
@@ -201,11 +201,13 @@ impl Plot {
             let _ = write!(svg, r#"<line class="rule" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1}" y2="{y:.1}"/>"#);
             let _ = write!(svg, r#"<text class="tick end" x="{}" y="{:.1}">{text}</text>"#, LEFT - 6.0, y + 3.5);
         }
-        let _ = write!(svg, r#"<text class="tick end" x="{}" y="{}">updates</text>"#, LEFT - 6.0, height - 6.0);
-        for (value, text) in whole_ticks(self.domain[0], self.domain[1], 4) {
-            let x = self.x(value);
-            let class = if x > RIGHT - 14.0 { "tick end" } else { "tick middle" };
-            let x = if x > RIGHT - 14.0 { RIGHT } else { x };
+        for (index, (value, text)) in whole_ticks(self.domain[0], self.domain[1], 4).into_iter().enumerate() {
+            let (class, x) = match self.x(value) {
+                _ if index == 0 => ("tick", LEFT),
+                x if x > RIGHT - 14.0 => ("tick end", RIGHT),
+                x => ("tick middle", x),
+            };
+            let text = if index == 0 { format!("update {text}") } else { text };
             let _ = write!(svg, r#"<text class="{class}" x="{x:.1}" y="{}">{text}</text>"#, height - 6.0);
         }
     }
@@ -367,7 +369,7 @@ mod tests {
         let points = (0..100).map(|i| (f64::from(i), if i == 0 { 1e6 } else { 1.0 + f64::from(i % 3) / 10.0 }));
         let svg = Chart::new(vec![Series::new("loss", points.collect())]).render("loss", [0.0, 99.0]);
         assert!(svg.contains("▲ up to 1,000,000"), "{svg}");
-        assert!(svg.contains(">1.2<"), "{svg}");
+        assert!(svg.contains(">1.20<"), "{svg}");
     }
 
     #[test]
