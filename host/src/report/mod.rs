@@ -64,7 +64,9 @@ mod tests {
             scores: scores(share, 2.0, 1.0),
         };
         let mut log = Log::open::<Entry>(&folder.join("eval.jsonl"), 0).unwrap();
-        for entry in [entry(0, Subject::Teacher, 0.6), entry(0, Subject::Student, 0.3), entry(3, Subject::Student, student)] {
+        for entry in
+            [entry(0, Subject::Teacher, 0.6), entry(0, Subject::Student, 0.3), entry(3, Subject::Student, student)]
+        {
             log.append(&entry).unwrap();
         }
         let images = Tensor::zeros([2, 3, 16, 16], (Kind::Float, Device::Cpu));
@@ -75,7 +77,11 @@ mod tests {
         }
         let config = "recipe = \"advdmd\"\n[schedule]\nupdates = 3\n[objective.grpo]\naccuracy_gate = [0.55, 0.95]\n";
         files::write(&folder.join("config.toml"), config.as_bytes()).unwrap();
-        files::write(&folder.join("run.json"), br#"{"advdmd":"0.1.0","components":[{"key":"backbone","name":"digits"}]}"#).unwrap();
+        files::write(
+            &folder.join("run.json"),
+            br#"{"advdmd":"0.1.0","components":[{"key":"backbone","name":"digits"}]}"#,
+        )
+        .unwrap();
     }
 
     #[test]
