@@ -47,7 +47,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes `value` as indented JSON.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|source| Error::content(path, source))?;
     text.push(b'\n');

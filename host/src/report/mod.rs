@@ -1,6 +1,6 @@
 //! The report of a run: one HTML file that needs neither a network nor a server.
 //!
-//! [`write`] reads a run's folder (`metrics.jsonl`, `eval.jsonl`, `samples/`, `config.toml`, `run.json`) and writes
+//! [`write()`] reads a run's folder (`metrics.jsonl`, `eval.jsonl`, `samples/`, `config.toml`, `run.json`) and writes
 //! `report.html` into it. Parts that are missing are named in the report; none of them is needed.
 
 mod catalogue;

@@ -1,7 +1,7 @@
 //! The training loop: one rollout feeds everything, one student forward feeds every loss.
 //!
-//! An update is: [`rollout`] (no gradients), `critic.updates` joint [`critic`] updates of the fake-score network and the
-//! learners, [`rewards`] and advantages with the fresh discriminator, one [`student`] update.
+//! An update is: [`rollout`] (no gradients), `critic.updates` joint `critic` updates of the fake-score network and the
+//! learners, `rewards` and advantages with the fresh discriminator, one `student` update.
 
 pub mod checkpoint;
 pub(crate) mod critic;
