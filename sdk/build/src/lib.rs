@@ -29,6 +29,16 @@ pub fn link_libtorch() {
     }
 }
 
+/// The same where libtorch is optional: does nothing when there is none.
+///
+/// For packages that do not use `tch` themselves. When the workspace is built as a whole, cargo gives them the SDK with
+/// feature `torch`, and their tests then need libtorch to start.
+pub fn link_libtorch_if_present() {
+    if library_folder(env::var_os("LIBTORCH").map(PathBuf::from).as_deref()).is_ok() {
+        link_libtorch();
+    }
+}
+
 const LIBRARY: &str = "libtorch_cpu.so";
 
 /// The real path of `<libtorch>/lib`, or what is wrong with it.
