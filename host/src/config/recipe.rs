@@ -51,8 +51,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for recipe in RECIPES {
             let path = folder.path().join("run.toml");
-            let reward =
-                if recipe.text.contains("[[reward]]") { "" } else { "[[reward]]\ntype = \"any\"\nweight = 1.0\n" };
+            let reward = if recipe.text.lines().any(|line| line == "[[reward]]") {
+                ""
+            } else {
+                "[[reward]]\ntype = \"any\"\nweight = 1.0\n"
+            };
             let text = format!(
                 "recipe = \"{}\"\n[backbone]\ntype = \"any\"\n[data]\ntype = \"digits\"\ntask_weights = [1, 1, 1, 1, 1, 1]\n{reward}",
                 recipe.name

@@ -48,7 +48,9 @@ fn path_strings(schema: SchemaView<'_>, table: &crate::config::tree::Node, leaf:
     let is_path = |path: &KeyPath| schema.at(table, path).is_some_and(SchemaView::is_path);
     let count = table.get(leaf).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
     let elements = (0..count).map(|index| leaf.child(index));
-    std::iter::once(leaf.clone()).chain(elements).filter(is_path).collect()
+    // The mark may stand at the array or at its elements.
+    let all = is_path(leaf);
+    std::iter::once(leaf.clone()).chain(elements).filter(|path| all || is_path(path)).collect()
 }
 
 fn table_faults<T: Settings>(
@@ -99,8 +101,10 @@ mod tests {
         /// Share of noise.
         eta: f64,
         /// A file.
+        #[schemars(extend("format" = "path"))]
         table: Option<PathBuf>,
         /// More files.
+        #[schemars(extend("format" = "path"))]
         #[serde(default)]
         more: Vec<PathBuf>,
     }

@@ -58,9 +58,11 @@ fn the_shipped_teacher_is_what_no_other_weights_mean() {
     let spec = backbone.spec();
     assert_eq!((spec.latent_shape, spec.depth), ([3, 16, 16], 4));
     let conditioning = backbone.encode_text(&["a red 7", "two 3s"]).unwrap();
-    let velocity = velocity(&*backbone.denoiser(&Tuning::Frozen, 0).unwrap(), &conditioning);
+    let teacher = backbone.denoiser(&Tuning::Frozen, 0).unwrap();
     // Of pure noise it predicts the noise less a mean image: about unit spread.
-    let std = velocity.std(false).double_value(&[]);
+    let (noise, sigma) = (random("noise", &[2, 3, 16, 16]), Tensor::from_slice(&[1.0_f32, 1.0]));
+    let prediction = teacher.predict(&noise, &sigma, &conditioning, Request::VELOCITY).unwrap();
+    let std = prediction.velocity.unwrap().std(false).double_value(&[]);
     assert!((0.5..2.0).contains(&std), "{std}");
 }
 

@@ -39,7 +39,9 @@ impl Axis {
             (low, high) = (low - room, high + room);
         }
         let step = nice_step(high - low, 4);
-        Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, scale: Scale::Linear }
+        // A value that is a multiple but for rounding is an end of its own.
+        let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
+        Self { low: first * step, high: last * step, scale: Scale::Linear }
     }
 
     /// Where a value lies: 0 at the low end, 1 at the high end; NaN where it has no place.
@@ -90,7 +92,9 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     };
     let decades = with(&[1.0]);
     let values = match decades.len() {
-        0..2 => with(&[1.0, 2.0, 5.0]),
+        0..2 => Some(with(&[1.0, 2.0, 5.0]))
+            .filter(|few| few.len() > 1)
+            .unwrap_or_else(|| with(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])),
         2..=5 => decades,
         more => decades.into_iter().step_by(more.div_ceil(4)).collect(),
     };
