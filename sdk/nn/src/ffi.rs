@@ -1,17 +1,20 @@
-//! The crate's only unsafe code: libtorch's dispatcher behind its stable C functions, and memory-mapped files.
+//! The crate's only unsafe code: libtorch's dispatcher behind its stable C functions, memory-mapped files, and the
+//! counters of `memory.cpp`.
 //!
 //! tch's generator leaves out every `_foreach_*` and `_fused_*` operator. They are reached by name through
 //! `torch_call_dispatcher` (libtorch >= 2.10, `torch/csrc/stable/c/shim.h`), for which `tch`'s tensor pointer and
 //! `AtenTensorHandle` are the same thing: a heap-allocated `at::Tensor*`. Operators with a `Scalar` argument have no
 //! conversion there, so only overloads with float, bool and tensor arguments are used.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::fs::File;
 use std::path::Path;
 
 use advdmd_sdk::{Error, Result};
 use memmap2::Mmap;
 use tch::{Device, Kind, Tensor};
+
+use crate::memory::Memory;
 
 /// An argument on the dispatcher's stack: every value is 64 bits wide, lists and tensors are owned pointers.
 type StableValue = u64;
@@ -32,6 +35,7 @@ unsafe extern "C" {
     ) -> i32;
     fn torch_new_list_reserve_size(size: usize, list: *mut *mut List) -> i32;
     fn torch_list_push_back(list: *mut List, element: StableValue) -> i32;
+    fn malloc(size: usize) -> *mut c_void;
 }
 
 enum Argument<'a> {
@@ -39,7 +43,8 @@ enum Argument<'a> {
     Tensor(&'a Tensor),
     Float(f64),
     Bool(bool),
-    None,
+    /// `Tensor?`
+    Optional(Option<&'a Tensor>),
 }
 
 impl Argument<'_> {
@@ -48,7 +53,17 @@ impl Argument<'_> {
             Self::Tensor(tensor) => owned_handle(tensor),
             Self::Float(value) => value.to_bits(),
             Self::Bool(value) => u64::from(value),
-            Self::None => 0,
+            Self::Optional(None) => 0,
+            Self::Optional(Some(tensor)) => {
+                // SAFETY: plain allocation; libtorch frees it with `delete`, which is `free` for it.
+                let place = unsafe { malloc(size_of::<StableValue>()) }.cast::<StableValue>();
+                if place.is_null() {
+                    return Err(Error::failed("out of memory"));
+                }
+                // SAFETY: just allocated for one such value, and aligned for any type.
+                unsafe { place.write(owned_handle(tensor)) };
+                place as StableValue
+            }
             Self::Tensors(tensors) => {
                 let mut list = std::ptr::null_mut();
                 // SAFETY: `list` is a valid place for the new list's pointer.
@@ -110,13 +125,14 @@ pub(crate) struct AdamWLists<'a> {
     pub steps: &'a [Tensor],
 }
 
-/// `aten::_fused_adamw_`; the caller has already added one to the steps.
+/// `aten::_fused_adamw_`; the caller has already added one to the steps. Nothing is done where `skip` (0-dim float32) is 1.
 pub(crate) fn fused_adamw_(
     lists: &AdamWLists<'_>,
     lr: f64,
     (beta1, beta2): (f64, f64),
     weight_decay: f64,
     eps: f64,
+    skip: Option<&Tensor>,
 ) -> Result<()> {
     let arguments = [
         Argument::Tensors(lists.parameters),
@@ -130,10 +146,10 @@ pub(crate) fn fused_adamw_(
         Argument::Float(beta2),
         Argument::Float(weight_decay),
         Argument::Float(eps),
-        Argument::Bool(false), // amsgrad
-        Argument::Bool(false), // maximize
-        Argument::None,        // grad_scale
-        Argument::None,        // found_inf
+        Argument::Bool(false),    // amsgrad
+        Argument::Bool(false),    // maximize
+        Argument::Optional(None), // grad_scale
+        Argument::Optional(skip), // found_inf
     ];
     // SAFETY: (Tensor[] x6, float x5, bool x2, Tensor? x2) is the operator's schema.
     unsafe { call(c"aten::_fused_adamw_", c"", arguments) }
@@ -144,20 +160,22 @@ pub(crate) fn fused_adamw_(
 /// `aten::_foreach_lerp_` takes its weight as a `Scalar`, which the C functions cannot pass, or as tensors of full size.
 /// `aten::_fused_sgd_` takes floats: with `maximize` the gradient is `-sources`, weight decay 1 adds `targets`, and the
 /// step of length `weight` against that is the interpolation.
-pub(crate) fn fused_lerp_(targets: &[Tensor], sources: &[Tensor], weight: f64) -> Result<()> {
+///
+/// Nothing is done where `skip` (0-dim float32) is 1.
+pub(crate) fn fused_lerp_(targets: &[Tensor], sources: &[Tensor], weight: f64, skip: Option<&Tensor>) -> Result<()> {
     let arguments = [
         Argument::Tensors(targets),
         Argument::Tensors(sources),
-        Argument::Tensors(&[]),  // momentum buffers
-        Argument::Float(1.0),    // weight_decay
-        Argument::Float(0.0),    // momentum
-        Argument::Float(weight), // lr
-        Argument::Float(0.0),    // dampening
-        Argument::Bool(false),   // nesterov
-        Argument::Bool(true),    // maximize
-        Argument::Bool(true),    // is_first_step
-        Argument::None,          // grad_scale
-        Argument::None,          // found_inf
+        Argument::Tensors(&[]),   // momentum buffers
+        Argument::Float(1.0),     // weight_decay
+        Argument::Float(0.0),     // momentum
+        Argument::Float(weight),  // lr
+        Argument::Float(0.0),     // dampening
+        Argument::Bool(false),    // nesterov
+        Argument::Bool(true),     // maximize
+        Argument::Bool(true),     // is_first_step
+        Argument::Optional(None), // grad_scale
+        Argument::Optional(skip), // found_inf
     ];
     // SAFETY: (Tensor[] x3, float x4, bool x3, Tensor? x2) is the operator's schema.
     unsafe { call(c"aten::_fused_sgd_", c"", arguments) }
@@ -207,4 +225,41 @@ pub(crate) fn tensor_from_bytes(
     // SAFETY: the view covers exactly `bytes`, is aligned, is only read, and does not outlive the copy made of it.
     let view = unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &[], source, Device::Cpu)? };
     Ok(view.f_to_device_(device, kind, false, true)?)
+}
+
+/// `AdvdmdMemory` of `memory.cpp`.
+#[repr(C)]
+struct RawMemory {
+    current: i64,
+    peak: i64,
+    allocations: i64,
+}
+
+unsafe extern "C" {
+    fn advdmd_memory_count_cpu();
+    fn advdmd_memory_read(device: i32, out: *mut RawMemory) -> i32;
+    fn advdmd_memory_reset_peak(device: i32) -> i32;
+}
+
+/// Puts the counting allocator in the place of libtorch's for the CPU.
+pub(crate) fn memory_count_cpu() {
+    // SAFETY: the allocator is static, and memory of the one before is still released by that one.
+    unsafe { advdmd_memory_count_cpu() }
+}
+
+/// Counters of the CPU (-1) or of a CUDA device; `None` where there are none.
+pub(crate) fn memory_read(device: i32) -> Option<Memory> {
+    let mut raw = RawMemory { current: 0, peak: 0, allocations: 0 };
+    // SAFETY: `raw` is a valid place for the result.
+    let code = unsafe { advdmd_memory_read(device, &raw mut raw) };
+    let RawMemory { current, peak, allocations } = raw;
+    // Never below zero but for what was made before counting began.
+    let count = |value: i64| u64::try_from(value).unwrap_or(0);
+    (code == 0).then(|| Memory { current: count(current), peak: count(peak), allocations: count(allocations) })
+}
+
+/// Whether the peak could be lowered.
+pub(crate) fn memory_reset_peak(device: i32) -> bool {
+    // SAFETY: takes no pointers.
+    unsafe { advdmd_memory_reset_peak(device) == 0 }
 }

@@ -27,6 +27,7 @@ pub mod embed;
 mod feed_forward;
 mod ffi;
 mod linear;
+pub mod memory;
 pub mod mmdit;
 mod norm;
 pub mod optim;

@@ -160,3 +160,20 @@ fn wrong_states_and_settings_are_refused() {
     let frozen = [("a".to_owned(), Tensor::zeros([1], (Kind::Float, Device::Cpu)))];
     assert!(AdamW::new(&frozen, Problem::config()).unwrap_err().to_string().contains("takes no gradient"));
 }
+
+#[test]
+fn a_step_is_skipped_on_the_device_where_it_is_told_so() {
+    let parameter = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
+    let parameters = [("p".to_owned(), parameter.shallow_clone())];
+    let mut optimizer = AdamW::new(&parameters, AdamWConfig::with_lr(0.1)).unwrap();
+    let mut ema = Ema::new(&parameters, 0.5).unwrap();
+    (&parameter * f64::NAN).sum(Kind::Float).backward();
+    let flag = |value: f32| Tensor::from(value);
+    optimizer.step_unless(&flag(1.0)).unwrap();
+    ema.update_unless(&flag(1.0)).unwrap();
+    let untouched = Tensor::from_slice(&[1f32, 2.0]);
+    assert!(parameter.equal(&untouched) && ema.averages()[0].1.equal(&untouched));
+    assert!(optimizer.state().get("p.exp_avg").unwrap().equal(&Tensor::zeros([2], (Kind::Float, tch::Device::Cpu))));
+    optimizer.step_unless(&flag(0.0)).unwrap();
+    assert!(Vec::<f32>::try_from(parameter.detach()).unwrap()[0].is_nan(), "0 means go");
+}

@@ -125,6 +125,19 @@ impl AdamW {
     /// # Errors
     /// libtorch's.
     pub fn step(&mut self) -> Result<()> {
+        self.advance(None)
+    }
+
+    /// The same, but parameters and moments stay as they are where `skip` (0-dim float32 on their device) is 1. That
+    /// is decided on the device: the host need not wait to learn whether a gradient was finite.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn step_unless(&mut self, skip: &Tensor) -> Result<()> {
+        self.advance(Some(skip))
+    }
+
+    fn advance(&mut self, skip: Option<&Tensor>) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let mut lists: [Vec<Tensor>; 5] = Default::default();
         // Parameters that began together share one step tensor: a fill per distinct count instead of one per parameter.
@@ -152,7 +165,7 @@ impl AdamW {
         }
         let lists = AdamWLists { parameters, gradients, exp_avgs, exp_avg_sqs, steps };
         let AdamWConfig { lr, betas, eps, weight_decay } = self.config;
-        ffi::fused_adamw_(&lists, lr, betas, weight_decay, eps)
+        ffi::fused_adamw_(&lists, lr, betas, weight_decay, eps, skip)
     }
 
     /// The moments and step counts: `<parameter>.exp_avg`, `.exp_avg_sq` and `.step` (0-dim int64). Handles on the

@@ -48,11 +48,25 @@ impl Ema {
     /// # Errors
     /// libtorch's.
     pub fn update(&mut self) -> Result<()> {
+        self.advance(None)
+    }
+
+    /// The same, but not where `skip` (0-dim float32 on their device) is 1: see [`AdamW::step_unless`].
+    ///
+    /// [`AdamW::step_unless`]: crate::optim::AdamW::step_unless
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn update_unless(&mut self, skip: &Tensor) -> Result<()> {
+        self.advance(Some(skip))
+    }
+
+    fn advance(&mut self, skip: Option<&Tensor>) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let n = self.updates as f64;
         let decay = self.decay.min((1.0 + n) / (10.0 + n));
         let sources = self.parameters.iter().map(|parameter| parameter.f_to_kind(Kind::Float));
-        ffi::fused_lerp_(&self.averages, &sources.collect::<Result<Vec<_>, _>>()?, 1.0 - decay)?;
+        ffi::fused_lerp_(&self.averages, &sources.collect::<Result<Vec<_>, _>>()?, 1.0 - decay, skip)?;
         self.updates += 1;
         Ok(())
     }
