@@ -15,11 +15,11 @@ pub trait Dataset: Send {
     /// Draws a prompt's id.
     fn draw(&self, rng: &mut dyn RngCore) -> usize;
 
-    /// A real image for each prompt id, `[B, 3, H, W]` in 0..1, on the CPU.
+    /// A real image of a prompt, by its id: `[3, H, W]` in 0..1, on the CPU.
     ///
     /// # Errors
     /// An image that cannot be read; names it.
-    fn real(&self, prompts: &[usize], rng: &mut dyn RngCore) -> Result<Tensor>;
+    fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Tensor>;
 }
 
 /// Opens the data set of a configuration.
@@ -74,8 +74,7 @@ impl Dataset for DigitScenes {
         chosen.1 + rng.random_range(0..chosen.2)
     }
 
-    fn real(&self, prompts: &[usize], rng: &mut dyn RngCore) -> Result<Tensor> {
-        let captions: Vec<_> = prompts.iter().map(|&id| self.captions[id]).collect();
-        Ok(sample_images(&captions, self.glyphs, Split::Train, rng)?)
+    fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Tensor> {
+        Ok(sample_images(&[self.captions[prompt]], self.glyphs, Split::Train, rng)?.squeeze_dim(0))
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digits::DigitsError;
+use crate::train::Finding;
 
 /// `Result` with the host's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,6 +46,20 @@ pub enum Error {
         step: usize,
         /// What the plugin says, or what the host refused.
         source: advdmd_sdk::Error,
+    },
+    /// A loss, a gradient or a reward's mean is not finite.
+    #[error("update {update}: {name} is {value}{}{}", found(finding.as_deref()), kept_in(kept.as_deref()))]
+    NotFinite {
+        /// The update, from 0.
+        update: u64,
+        /// The number, as the metrics call it.
+        name: String,
+        /// NaN or an infinity.
+        value: f64,
+        /// The first tensor of the update that is not finite.
+        finding: Option<Box<Finding>>,
+        /// Where the update is kept for replay.
+        kept: Option<PathBuf>,
     },
     /// A plugin's call failed.
     #[error(transparent)]
@@ -195,6 +210,20 @@ impl fmt::Display for Place {
             None => Ok(()),
         }
     }
+}
+
+fn found(finding: Option<&Finding>) -> String {
+    finding.map_or_else(String::new, |finding| format!("\n  first tensor at fault: {finding}"))
+}
+
+fn kept_in(folder: Option<&Path>) -> String {
+    folder.map_or_else(String::new, |folder| {
+        format!(
+            "\n  kept for replay: `advdmd replay {}` shows every tensor on the way\n  the networks have not moved, the last \
+             checkpoint is whole; a lower learning rate or weight may help",
+            folder.display()
+        )
+    })
 }
 
 fn lines(faults: &[Fault]) -> String {

@@ -1,12 +1,15 @@
 //! Writing files and folders so that a reader finds the old one or the new one, never a half.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::config::hex;
 use crate::{Error, Result};
 
 /// Creates a folder and its parents.
@@ -23,7 +26,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Names the file.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
     }
 }
@@ -63,36 +66,91 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&text).map_err(|source| Error::content(path, source))
 }
 
-/// Fills a new folder beside `path` and renames it into place; an older one is removed after that.
+/// Fills a new folder beside `path` and puts it in place in one step; an older one is removed after that.
 ///
 /// # Errors
 /// What `fill` gives; the older folder then still stands.
 pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let (new, old) = (sibling(path, "part"), sibling(path, "old"));
-    for leftover in [&new, &old] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover).map_err(Error::file("remove", leftover))?;
-        }
+    let new = sibling(path, "part");
+    let remove = |folder: &Path| fs::remove_dir_all(folder).map_err(Error::file("remove", folder));
+    if new.exists() {
+        remove(&new)?;
     }
     create_dir(&new)?;
-    if let Err(error) = fill(&new) {
-        let _ = fs::remove_dir_all(&new);
-        return Err(error);
-    }
-    let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::file("rename a new folder to", to));
-    if path.exists() {
-        rename(path, &old)?;
-    }
-    rename(&new, path)?;
-    if old.exists() {
-        fs::remove_dir_all(&old).map_err(Error::file("remove", &old))?;
-    }
-    Ok(())
+    let placed = fill(&new).and_then(|()| sync_dir(&new)).and_then(|()| {
+        let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+        renameat_with(CWD, &new, CWD, path, flags)
+            .map_err(io::Error::from)
+            .map_err(Error::file("rename a new folder to", path))
+    });
+    // After an exchange this is the older folder, after a failure the unfinished one.
+    let leftover = if new.exists() { remove(&new) } else { Ok(()) };
+    placed?;
+    leftover?;
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// Brings a folder's list of names to disk: a rename outlives a power cut only after that.
+fn sync_dir(path: &Path) -> Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::file("write", path))
 }
 
 /// `path` with `.suffix` behind its name.
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+#[must_use]
+pub fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{suffix}"));
     path.with_file_name(name)
+}
+
+/// Size and content of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// Length.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl FileDigest {
+    /// Of the file as it is now.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn of(path: &Path) -> Result<Self> {
+        let read = || {
+            let mut file = File::open(path)?;
+            let mut hasher = Sha256::new();
+            let bytes = io::copy(&mut file, &mut hasher)?;
+            Ok(Self { bytes, sha256: hex(&hasher.finalize()) })
+        };
+        read().map_err(Error::file("read", path))
+    }
+
+    /// Compares the length alone.
+    ///
+    /// # Errors
+    /// A missing file or another length: names the file.
+    pub fn verify_size(&self, path: &Path) -> Result<()> {
+        let found = fs::metadata(path).map_err(Error::file("read", path))?.len();
+        if found == self.bytes {
+            return Ok(());
+        }
+        Err(Error::content(path, format!("damaged: expected {} bytes, found {found}", self.bytes)))
+    }
+
+    /// Compares length and content.
+    ///
+    /// # Errors
+    /// A missing file or another content: names the file.
+    pub fn verify(&self, path: &Path) -> Result<()> {
+        self.verify_size(path)?;
+        let found = Self::of(path)?.sha256;
+        if found == self.sha256 {
+            return Ok(());
+        }
+        Err(Error::content(path, format!("damaged: SHA-256 {found}, expected {}", self.sha256)))
+    }
 }

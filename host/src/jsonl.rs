@@ -63,7 +63,12 @@ impl Log {
         }
         let mut line = serde_json::to_vec(entry).map_err(|error| Error::content(&self.path, error))?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::file("write", &self.path))?;
+        let end = self.file.metadata().map_err(Error::file("write", &self.path))?.len();
+        if let Err(error) = self.file.write_all(&line) {
+            // A full disk takes half a line; the next one must not be glued to it.
+            let _ = self.file.set_len(end);
+            return Err(Error::file("write", &self.path)(error));
+        }
         self.last = found;
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::pipeline::Pipeline;
 use crate::random::Random;
 use crate::registry::Registry;
 use crate::sampling::Trajectory;
-use crate::train::checkpoint;
+use crate::train::checkpoint::{self, Checkpoint};
 use crate::{Error, Result, device};
 
 /// A backbone, one denoiser on it, and the sampler that suits it.
@@ -46,12 +46,13 @@ impl Model {
         };
         let registry = Registry::discover(&config.plugins.paths)?;
         let mut model = Self::load(&registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
-        let averages = checkpoint::averages(&newest, model.device)?;
+        let newest = Checkpoint::open(&newest)?;
+        let averages = newest.averages(model.device)?;
         load_parameters(&model.denoiser.parameters(), &averages)?;
         model.with_sampler(&registry, &config.sampler.component)?;
         model.steps = Some(config.sampler.steps);
         model.sigmas = config.sampler.sigmas;
-        model.updates = checkpoint::state(&newest)?.update;
+        model.updates = newest.index.state.update;
         Ok(model)
     }
 

@@ -141,7 +141,8 @@ impl Pretraining<'_> {
         let (config, step, size) = (self.config, self.progress.step, self.config.batch_size);
         let mut rng = self.random.rng(Stream::Pretrain, [step, 0, 0]);
         let prompts: Vec<usize> = (0..size).map(|_| self.data.draw(&mut rng)).collect();
-        let images = self.data.real(&prompts, &mut rng)?.to_device(self.device);
+        let images = prompts.iter().map(|&id| self.data.real(id, &mut rng)).collect::<Result<Vec<_>>>()?;
+        let images = tch::Tensor::stack(&images, 0).to_device(self.device);
         let x0 = self.backbone.encode_images(&images)?;
         let kept = |&id: &usize, rng: &mut _| (Rng::random::<f64>(rng) >= config.null_prompt_share).then_some(id);
         let ids: Vec<Option<usize>> = prompts.iter().map(|id| kept(id, &mut rng)).collect();

@@ -37,6 +37,12 @@ impl PromptTable {
         Ok(Self { rows, null: prompts.len() as i64, device })
     }
 
+    /// Number of prompts, the null prompt not among them.
+    #[expect(clippy::len_without_is_empty, reason = "a table without prompts is of no use, and of no harm")]
+    pub fn len(&self) -> usize {
+        self.null as usize
+    }
+
     /// The embeddings of prompts by id, one row each.
     pub fn rows(&self, ids: &[usize]) -> Conditioning {
         let ids: Vec<i64> = ids.iter().map(|&id| id as i64).collect();

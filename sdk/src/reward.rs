@@ -37,6 +37,7 @@ pub struct FeatureNeeds {
 
 /// What the host must make for a reward. Each thing is made once and shared by all rewards that need it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent wishes")]
 pub struct Needs {
     /// The states to score.
     pub scope: Scope,
@@ -48,6 +49,10 @@ pub struct Needs {
     pub features: Option<FeatureNeeds>,
     /// Tensors must lie on the CPU as contiguous float32, because the plugin has no libtorch.
     pub on_cpu: bool,
+    /// `Reward::score_differentiable` gives the very numbers of [`Reward::score`]. The host then scores with it,
+    /// without gradients, and need not wait for the device.
+    #[serde(default)]
+    pub scores_on_device: bool,
 }
 
 /// The samples to score. Fields that [`Needs`] did not ask for are `None` or empty.

@@ -36,6 +36,7 @@ pub fn run(args: &Demo) -> Result<()> {
     logging::record_in(&args.out);
     let minutes = args.minutes.map(|minutes| format!("schedule.max_minutes={minutes:?}"));
     let sets: Vec<String> = args.sets.iter().cloned().chain(minutes).collect();
-    let outcome = train::run(load_run(&config, &sets)?, &TrainOptions { out: args.out.clone(), resume: args.resume })?;
+    let options = TrainOptions { out: args.out.clone(), resume: args.resume, allow_drift: false };
+    let outcome = train::run(load_run(&config, &sets)?, &options)?;
     command::conclude(&args.out, &outcome, &format!("advdmd demo --out {} --resume", args.out.display()))
 }

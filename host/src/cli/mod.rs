@@ -11,6 +11,7 @@ mod plugins;
 mod pretrain;
 mod recipes;
 mod render;
+mod replay;
 mod report;
 mod run_config;
 mod sample;
@@ -54,6 +55,8 @@ enum Command {
     Eval(eval::Eval),
     /// Distil the digit teacher into a 4-step student and show the result
     Demo(demo::Demo),
+    /// Go once more through an update that was not finite, and show every tensor on the way
+    Replay(replay::Replay),
     /// Write the HTML report of a run anew
     Report(report::Report),
     /// List and describe the plugins that are found
@@ -90,6 +93,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Sample(args) => sample::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Plugins(command) => plugins::run(command),
         Command::Config(command) => config::run(command),

@@ -21,13 +21,17 @@ pub struct Train {
     /// Go on from the newest checkpoint in the run's folder
     #[arg(long)]
     resume: bool,
+    /// Resume although configuration, plugins or model files differ, or the newest checkpoint is damaged
+    #[arg(long, requires = "resume")]
+    allow_drift: bool,
 }
 
 pub fn run(args: &Train) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.config.default_out());
     logging::record_in(&out);
     let resolved = args.config.load_run()?;
-    let outcome = train::run(resolved, &TrainOptions { out: out.clone(), resume: args.resume })?;
+    let outcome =
+        train::run(resolved, &TrainOptions { out: out.clone(), resume: args.resume, allow_drift: args.allow_drift })?;
     let config = args.config.config.display();
     conclude(&out, &outcome, &format!("advdmd train {config} --out {} --resume", out.display()))
 }

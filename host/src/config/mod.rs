@@ -22,8 +22,8 @@ pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged};
 pub(crate) use resolved::{hex, make_absolute, refuse};
 pub use rules::Problem;
 pub use schema::{
-    Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, Objectives, Optimizer, Plugins,
-    RewardSection, RunConfig, SamplerSection, Schedule, Student,
+    Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, Objectives, OnSaveError, Optimizer,
+    Plugins, RewardSection, RunConfig, SamplerSection, Schedule, Student,
 };
 pub use settings::Settings;
 pub use suggest::nearest;

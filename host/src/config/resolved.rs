@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 
 use super::check::Check;
 use super::merge::{apply_set, merge};
@@ -23,8 +22,6 @@ pub struct Resolved<T> {
     pub config: T,
     /// All keys as TOML, without recipe and relative paths: what is written beside the run, and can be run again.
     pub toml: String,
-    /// SHA-256 of [`Resolved::toml`], in hexadecimal.
-    pub hash: String,
     tree: Node,
 }
 
@@ -102,7 +99,7 @@ fn load<T: Settings>(path: &Path, sets: &[String]) -> Result<Resolved<T>> {
         make_absolute(&mut tree, &path)?;
         refuse(missing_file(&tree, &path).into_iter().collect())?;
     }
-    let mut resolved = Resolved { config: typed(&tree)?, toml: String::new(), hash: String::new(), tree };
+    let mut resolved = Resolved { config: typed(&tree)?, toml: String::new(), tree };
     let problems: Vec<_> = T::problems(&resolved.config);
     refuse(problems.into_iter().map(|problem| resolved.fault(&problem.path, problem.message, problem.hint)).collect())?;
     resolved.write()?;
@@ -146,7 +143,6 @@ impl<T: Settings> Resolved<T> {
     fn write(&mut self) -> Result<()> {
         self.toml = toml::to_string(&self.config)
             .map_err(|error| Error::config(format!("cannot write the configuration: {error}")))?;
-        self.hash = hex(&Sha256::digest(self.toml.as_bytes()));
         Ok(())
     }
 }

@@ -271,4 +271,18 @@ pub struct Checkpoint {
     pub every: u64,
     /// Checkpoints to keep.
     pub keep_last: usize,
+    /// What to do when the disk refuses a checkpoint or metrics in the middle of a run; at its end it is an error.
+    #[serde(default)]
+    pub on_error: OnSaveError,
+}
+
+/// What to do when the disk refuses to save.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSaveError {
+    /// End the run with an error; the checkpoint before stays.
+    #[default]
+    Stop,
+    /// Log an error, keep the checkpoint before, and try again at the next one.
+    Continue,
 }

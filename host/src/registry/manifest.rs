@@ -1,14 +1,17 @@
-//! What a run was made with: program, configuration and plugin files, written beside the run.
+//! What a run was made with: program, plugin files and the files that its configuration names.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use advdmd_sdk::abi::Header;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::{Provider, Registry};
+use crate::config::tree::Node;
 use crate::config::{Resolved, Settings};
-use crate::error::Result;
-use crate::files;
+use crate::error::{Error, Result};
+use crate::files::FileDigest;
 
 /// What a run was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,10 +26,10 @@ pub struct RunManifest {
     pub target: String,
     /// Version of libtorch.
     pub libtorch: String,
-    /// SHA-256 of the resolved configuration.
-    pub config_sha256: String,
     /// The components in use, in the order of the configuration.
     pub components: Vec<UsedComponent>,
+    /// The files that the components' tables name, such as the teacher's weights.
+    pub files: Vec<UsedFile>,
 }
 
 /// A component in use.
@@ -44,11 +47,23 @@ pub struct UsedComponent {
     pub sha256: Option<String>,
 }
 
+/// A file that a component's table names, itself or by its folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedFile {
+    /// The key that names it.
+    pub key: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its content.
+    #[serde(flatten)]
+    pub digest: FileDigest,
+}
+
 impl Registry {
-    /// What a run of this configuration is made with.
+    /// What a run of this configuration is made with. Reads every file that the configuration names.
     ///
     /// # Errors
-    /// A component that no plugin provides.
+    /// A component that no plugin provides, or a file that cannot be read.
     pub fn run_manifest<T: Settings>(&self, resolved: &Resolved<T>) -> Result<RunManifest> {
         let used = |(key, kind, component): (crate::config::KeyPath, _, &crate::config::Component)| {
             let entry = self.entry(kind, &component.r#type)?;
@@ -72,16 +87,34 @@ impl Registry {
             rustc: host.rustc().to_owned(),
             target: host.target().to_owned(),
             libtorch: host.libtorch().to_owned(),
-            config_sha256: resolved.hash.clone(),
             components,
+            files: self.used_files(resolved)?,
         })
     }
 
-    /// Writes [`Registry::run_manifest`] as JSON.
-    ///
-    /// # Errors
-    /// As there, and the file's.
-    pub fn write_manifest<T: Settings>(&self, path: &Path, resolved: &Resolved<T>) -> Result<()> {
-        files::write_json(path, &self.run_manifest(resolved)?)
+    fn used_files<T: Settings>(&self, resolved: &Resolved<T>) -> Result<Vec<UsedFile>> {
+        let mut used = Vec::new();
+        for key in self.paths(resolved)? {
+            let Some(Json::String(path)) = resolved.tree().get(&key).map(Node::to_json) else { continue };
+            let mut found = Vec::new();
+            collect(Path::new(&path), &mut found)?;
+            found.sort();
+            for path in found {
+                used.push(UsedFile { key: key.to_string(), digest: FileDigest::of(&path)?, path });
+            }
+        }
+        Ok(used)
     }
+}
+
+/// The file `path`, or all files below the folder `path`; nothing where there is neither.
+fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    if path.is_file() {
+        found.push(path.to_owned());
+    } else if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(Error::file("read", path))? {
+            collect(&entry.map_err(Error::file("read", path))?.path(), found)?;
+        }
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 use crate::config::{Component, nearest};
 use crate::error::{Error, Result};
 
-pub use manifest::RunManifest;
+pub use manifest::{RunManifest, UsedComponent, UsedFile};
 pub use provider::{PluginFile, Provider};
 pub use search::{NamedBy, PATH_VARIABLE, Place, places};
 

@@ -31,6 +31,15 @@ impl Registry {
     /// As [`Registry::validate`], which it does first.
     pub fn resolve<T: Settings>(&self, resolved: &mut Resolved<T>) -> Result<()> {
         self.validate(resolved)?;
+        let paths = self.paths(resolved)?;
+        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path)))
+    }
+
+    /// Where the plugins' tables hold paths.
+    ///
+    /// # Errors
+    /// A component that no plugin provides.
+    pub(super) fn paths<T: Settings>(&self, resolved: &Resolved<T>) -> Result<Vec<KeyPath>> {
         let mut paths = Vec::new();
         for (path, kind, component) in resolved.config.components() {
             let schema = SchemaView::new(self.schema(kind, &component.r#type)?);
@@ -39,7 +48,7 @@ impl Registry {
                 paths.extend(path_strings(schema, table, &inner).into_iter().map(|inner| path.join(&inner)));
             }
         }
-        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path)))
+        Ok(paths)
     }
 }
 

@@ -1,7 +1,9 @@
 //! What a run needs to go on: every trainable tensor, its optimiser's moments, the averages and the counters.
 //!
 //! A checkpoint is a folder `checkpoints/update-NNNNNN`, filled beside its place and renamed when it is whole; the frozen
-//! base is never in it. Random numbers are functions of the counters, so there is no generator to save.
+//! base is never in it. `index.json` holds the counters, what the run was made with, and size and SHA-256 of every
+//! other file, so that damage is found before anything is loaded. Random numbers are functions of the counters, so
+//! there is no generator to save.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,30 +15,82 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::schedule::Gate;
+use crate::files::{self, FileDigest};
 use crate::passes::PassCounts;
-use crate::{Error, Result, files};
+use crate::registry::RunManifest;
+use crate::{Error, Result};
+
+/// Layout of a checkpoint; another number cannot be read.
+const FORMAT: u32 = 1;
 
 /// Counters of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct State {
     /// Student updates done.
     pub update: u64,
-    /// Critic updates done.
+    /// Critic updates done, those of the warm-up included.
     pub critic_updates: u64,
+    /// Critic updates of the warm-up done.
+    pub warmed_up: u64,
     /// Seconds of training, over all resumed parts.
     pub seconds: f64,
     /// Network passes so far.
     pub passes: PassCounts,
     /// The policy gradient's gate.
     pub gate: Gate,
-    /// Hash of the resolved configuration.
-    pub config_hash: String,
+}
+
+/// What a run is, apart from where it stands: a resumed part must share it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Program, plugins and model files.
+    pub made_with: RunManifest,
+    /// The resolved configuration.
+    pub config: serde_json::Value,
+}
+
+/// The index of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Layout of the folder.
+    pub format: u32,
+    /// Where the run stands.
+    pub state: State,
+    /// What it was made with.
+    pub identity: Identity,
+    /// The other files of the folder.
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+impl Index {
+    /// The index in these bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if format != FORMAT {
+            return Err(format!("expected format {FORMAT}, found {format}: written by another version of advdmd"));
+        }
+        let index: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match index.files.keys().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
+            Some(name) => Err(format!("{name:?} is no file name")),
+            None => Ok(index),
+        }
+    }
 }
 
 /// The tensors of a checkpoint, by file.
 pub type Parts = BTreeMap<String, Weights>;
 
-const STATE: &str = "state.json";
+const INDEX: &str = "index.json";
 
 /// Detached handles on parameters, as one part.
 pub fn part(parameters: &[(String, Tensor)]) -> Weights {
@@ -47,24 +101,42 @@ fn folder(run: &Path) -> PathBuf {
     run.join("checkpoints")
 }
 
+fn path_of(run: &Path, update: u64) -> PathBuf {
+    folder(run).join(format!("update-{update:06}"))
+}
+
+fn file_of(part: &str) -> String {
+    format!("{part}.safetensors")
+}
+
 /// Writes the checkpoint of `state.update` and removes all but the newest `keep_last`.
 ///
 /// # Errors
 /// The disk's; older checkpoints are then untouched.
-pub fn save(run: &Path, state: &State, parts: &Parts, keep_last: usize) -> Result<PathBuf> {
-    let path = folder(run).join(format!("update-{:06}", state.update));
+pub fn save(run: &Path, state: &State, identity: &Identity, parts: &Parts, keep_last: usize) -> Result<PathBuf> {
+    let path = path_of(run, state.update);
     files::create_dir(&folder(run))?;
-    files::replace_dir(&path, |folder| {
-        for (name, weights) in parts {
-            weights.save(&folder.join(format!("{name}.safetensors")), &BTreeMap::new())?;
-        }
-        files::write_json(&folder.join(STATE), state)
-    })?;
+    files::replace_dir(&path, |folder| fill(folder, state, identity, parts))?;
     let all = list(run)?;
     for (_, old) in &all[..all.len().saturating_sub(keep_last.max(1))] {
         fs::remove_dir_all(old).map_err(Error::file("remove", old))?;
     }
     Ok(path)
+}
+
+/// Writes parts and index into an empty folder.
+///
+/// # Errors
+/// The disk's.
+pub fn fill(folder: &Path, state: &State, identity: &Identity, parts: &Parts) -> Result<()> {
+    let mut digests = BTreeMap::new();
+    for (name, weights) in parts {
+        let file = folder.join(file_of(name));
+        weights.save(&file, &BTreeMap::new())?;
+        digests.insert(file_of(name), FileDigest::of(&file)?);
+    }
+    let index = Index { format: FORMAT, state: state.clone(), identity: identity.clone(), files: digests };
+    files::write_json(&folder.join(INDEX), &index)
 }
 
 /// The checkpoints of a run, oldest first, by their update.
@@ -82,7 +154,7 @@ pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let path = entry.map_err(Error::file("read", &folder))?.path();
         let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("update-"));
-        // A folder that is still being filled ends in `.part` and does not parse.
+        // A folder that is still being filled, or was set aside, has an ending and does not parse.
         if let Some(update) = number.and_then(|number| number.parse().ok()) {
             found.push((update, path));
         }
@@ -99,27 +171,137 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
     Ok(list(run)?.pop().map(|(_, path)| path))
 }
 
-/// Counters of a checkpoint.
+/// Takes a checkpoint out of [`list`] without destroying it.
 ///
 /// # Errors
-/// A missing or damaged file.
-pub fn state(checkpoint: &Path) -> Result<State> {
-    files::read_json(&checkpoint.join(STATE))
+/// The disk's.
+pub fn set_aside(checkpoint: &Path) -> Result<PathBuf> {
+    let aside = files::sibling(checkpoint, "damaged");
+    if aside.exists() {
+        fs::remove_dir_all(&aside).map_err(Error::file("remove", &aside))?;
+    }
+    fs::rename(checkpoint, &aside).map_err(Error::file("rename", checkpoint))?;
+    Ok(aside)
 }
 
-/// One part of a checkpoint.
-///
-/// # Errors
-/// A missing or damaged file.
-pub fn read(checkpoint: &Path, part: &str, device: Device) -> Result<Weights> {
-    Ok(Weights::load(&checkpoint.join(format!("{part}.safetensors")), None, device)?)
+/// A checkpoint on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its index.
+    pub index: Index,
 }
 
-/// The averaged student of a checkpoint, without the averages' counter.
-///
-/// # Errors
-/// As [`read`].
-pub fn averages(checkpoint: &Path, device: Device) -> Result<Weights> {
-    let saved = read(checkpoint, "student.ema", device)?;
-    Ok(saved.into_iter().filter(|(name, _)| name != Ema::COUNTER).collect())
+impl Checkpoint {
+    /// Reads the index.
+    ///
+    /// # Errors
+    /// A missing or damaged index: names it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = path.join(INDEX);
+        let bytes = fs::read(&file).map_err(Error::file("read", &file))?;
+        let index = Index::parse(&bytes).map_err(|message| Error::content(&file, message))?;
+        Ok(Self { path: path.to_owned(), index })
+    }
+
+    /// Compares every file with its size and SHA-256 in the index.
+    ///
+    /// # Errors
+    /// The first file that is missing or differs: names it, and what was expected.
+    pub fn verify(&self) -> Result<()> {
+        self.index.files.iter().try_for_each(|(name, digest)| digest.verify(&self.path.join(name)))
+    }
+
+    /// One part.
+    ///
+    /// # Errors
+    /// A missing or damaged file.
+    pub fn read(&self, part: &str, device: Device) -> Result<Weights> {
+        let path = self.path.join(file_of(part));
+        match self.index.files.get(&file_of(part)) {
+            // The file will be mapped into memory, where a lost end would be a crash instead of an error.
+            Some(digest) => digest.verify_size(&path)?,
+            None => return Err(Error::content(self.path.join(INDEX), format!("lists no {}", file_of(part)))),
+        }
+        Ok(Weights::load(&path, None, device)?)
+    }
+
+    /// The averaged student, without the averages' counter.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub fn averages(&self, device: Device) -> Result<Weights> {
+        let saved = self.read("student.ema", device)?;
+        Ok(saved.into_iter().filter(|(name, _)| name != Ema::COUNTER).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let made_with = serde_json::json!({
+            "advdmd": "0", "protocol": "1.0", "rustc": "", "target": "", "libtorch": "", "components": [], "files": []
+        });
+        Identity { made_with: serde_json::from_value(made_with).unwrap(), config: serde_json::json!({}) }
+    }
+
+    fn saved(run: &Path, update: u64, keep_last: usize) -> PathBuf {
+        let weights: Weights = [("w".to_owned(), Tensor::from_slice(&[update as f32; 64]))].into_iter().collect();
+        let parts = [("student".to_owned(), weights)].into();
+        save(run, &State { update, ..State::default() }, &identity(), &parts, keep_last).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_is_read_and_only_the_newest_are_kept() {
+        let run = tempfile::tempdir().unwrap();
+        for update in 1..=5 {
+            saved(run.path(), update, 2);
+        }
+        assert_eq!(list(run.path()).unwrap().iter().map(|(update, _)| *update).collect::<Vec<_>>(), [4, 5]);
+        let newest = Checkpoint::open(&latest(run.path()).unwrap().unwrap()).unwrap();
+        newest.verify().unwrap();
+        assert_eq!(newest.index.state.update, 5);
+        let weights = newest.read("student", Device::Cpu).unwrap();
+        assert!(weights.get("w").unwrap().equal(&Tensor::from_slice(&[5f32; 64])));
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_found_and_named() {
+        let run = tempfile::tempdir().unwrap();
+        let path = saved(run.path(), 3, 2);
+        let file = path.join("student.safetensors");
+        let whole = fs::read(&file).unwrap();
+        let damage = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            Checkpoint::open(&path).unwrap().verify().unwrap_err().to_string()
+        };
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert!(damage(&flipped).contains("student.safetensors: damaged: SHA-256"), "a flipped bit");
+        let cut = damage(&whole[..whole.len() - 1]);
+        assert!(cut.contains(&format!("expected {} bytes, found {}", whole.len(), whole.len() - 1)), "{cut}");
+        fs::remove_file(&file).unwrap();
+        let missing = Checkpoint::open(&path).unwrap().verify().unwrap_err().to_string();
+        assert!(missing.contains("student.safetensors"), "{missing}");
+        fs::write(path.join(INDEX), b"{\"format\": 9}").unwrap();
+        let format = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(format.contains("expected format 1, found 9"), "{format}");
+        set_aside(&path).unwrap();
+        assert_eq!(list(run.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn an_index_cannot_point_out_of_its_folder() {
+        let mut index = serde_json::json!({
+            "format": 1, "state": State::default(), "identity": identity(),
+            "files": {"../../x": {"bytes": 1, "sha256": ""}}
+        });
+        let parse = |index: &serde_json::Value| Index::parse(index.to_string().as_bytes());
+        assert!(parse(&index).unwrap_err().contains("no file name"));
+        index["files"] = serde_json::json!({});
+        assert!(parse(&index).is_ok());
+    }
 }

@@ -8,6 +8,7 @@ use advdmd_sdk::{DiscriminatorLoss, Request};
 use rand::Rng;
 use tch::{Kind, Tensor};
 
+use super::guard::Guard;
 use super::metrics::Meter;
 use super::networks::Networks;
 use super::rewards::{Features, Rewards, Scored, learner_error};
@@ -65,11 +66,28 @@ impl Critic {
         rewards: &mut Rewards,
         rollout: &Rollout,
         number: u64,
+        guard: &mut Guard,
+        meter: &mut Meter,
+    ) -> Result<()> {
+        Self::accumulate(context, rewards, rollout, number, meter)?;
+        self.step(context, rewards, guard, meter)
+    }
+
+    /// Adds the gradients of one critic update to the parameters of the fake network and the learners.
+    ///
+    /// # Errors
+    /// A network's or a learner's.
+    pub fn accumulate(
+        context: &CriticContext<'_>,
+        rewards: &mut Rewards,
+        rollout: &Rollout,
+        number: u64,
         meter: &mut Meter,
     ) -> Result<()> {
         let total: usize = rollout.chunks.iter().map(Chunk::len).sum();
         let networks = context.networks;
-        for chunk in &rollout.chunks {
+        for (index, chunk) in rollout.chunks.iter().enumerate() {
+            meter.place(|| format!("critic update {number}, chunk {index}"));
             let share = chunk.len() as f64 / total as f64;
             let draws = draw(context, chunk, number)?;
             let x0 = gather(&chunk.x0, &draws.steps);
@@ -79,6 +97,7 @@ impl Critic {
             networks.passes.forward(Role::Fake, x.size()[0]);
             let prediction = networks.fake.predict(&x, &sigma, &chunk.conditioning, request)?;
             let velocity = prediction.velocity.ok_or_else(|| Error::contract("no velocity"))?;
+            meter.watch("velocity of the fake network", &velocity);
             let loss = denoise::loss(&velocity, &x0, &draws.noise)?.mean(Kind::Float);
             meter.add("critic/denoise_loss", &loss, share);
             (&loss * share).f_backward()?;
@@ -91,20 +110,31 @@ impl Critic {
                 learn(context, rewards, chunk, &draws, &sigma, (&x, &fake.detach()), number, share, meter)?;
             }
         }
-        self.step(context, rewards, meter)
+        Ok(())
     }
 
-    fn step(&mut self, context: &CriticContext<'_>, rewards: &mut Rewards, meter: &mut Meter) -> Result<()> {
+    fn step(
+        &mut self,
+        context: &CriticContext<'_>,
+        rewards: &mut Rewards,
+        guard: &mut Guard,
+        meter: &mut Meter,
+    ) -> Result<()> {
         let critic = &context.config.critic;
         let norm = clip_grad_norm(&context.networks.fake.parameters(), critic.optimizer.clip_norm)?;
         meter.add("critic/grad_norm", &norm, 1.0);
-        self.fake.step()?;
-        self.fake.gradients().drop_all()?;
+        // All norms first: where one is not finite, nothing moves.
+        guard.watch(&norm);
+        let mut learners = Vec::new();
         for (reward, optimizer) in rewards.all.iter_mut().zip(&mut self.learners) {
             let Some((learner, optimizer)) = reward.reward.learner().zip(optimizer.as_mut()) else { continue };
             let norm = clip_grad_norm(&learner.parameters(), critic.learner_optimizer.clip_norm)?;
             meter.add(&format!("critic/{}/grad_norm", reward.name), &norm, 1.0);
-            optimizer.step()?;
+            guard.watch(&norm);
+            learners.push(optimizer);
+        }
+        for optimizer in std::iter::once(&mut self.fake).chain(learners) {
+            optimizer.step_unless(guard.tripped())?;
             optimizer.gradients().drop_all()?;
         }
         Ok(())
@@ -142,9 +172,14 @@ fn learn(
     let networks = context.networks;
     let (x_real, real) = {
         let _no_grad = tch::no_grad_guard();
-        let mut rng = context.random.rng(Stream::Real, [number, chunk.first as u64, 0]);
-        let images = context.data.real(&chunk.prompts, &mut rng)?.to_device(networks.device);
+        let image = |(index, &prompt)| {
+            let mut rng = context.random.rng(Stream::Real, [number, (chunk.first + index) as u64, 0]);
+            context.data.real(prompt, &mut rng)
+        };
+        let images = chunk.prompts.iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
+        let images = Tensor::stack(&images, 0).to_device(networks.device);
         let x_real = noised(&networks.backbone.encode_images(&images)?, &draws.noise, sigma);
+        meter.watch("real latents", &x_real);
         let features = rewards.features(networks, &x_real, sigma, chunk)?;
         (x_real, features)
     };
@@ -155,7 +190,7 @@ fn learn(
         let (real, fake) = (rewards.batch(&rewards.all[index], &real)?, rewards.batch(&rewards.all[index], &fake)?);
         let Some(ActiveLoss { name, loss }) = discriminate(rewards, index, &real, &fake)? else { continue };
         meter.add(&format!("critic/{name}/loss"), &loss.loss, share);
-        accuracy(&name, &loss, draws, meter);
+        accuracy(&name, &loss, draws, share, meter);
         (loss.loss * (context.config.critic.learner_weight * share)).f_backward()?;
     }
     Ok(())
@@ -179,7 +214,7 @@ fn discriminate(
 }
 
 /// Shares of real and fake samples told right: of all, and for each step of those judged where its reward is read.
-fn accuracy(name: &str, loss: &DiscriminatorLoss, draws: &Draws, meter: &mut Meter) {
+fn accuracy(name: &str, loss: &DiscriminatorLoss, draws: &Draws, share: f64, meter: &mut Meter) {
     let right = (loss.real.gt(0.5).to_kind(Kind::Float) + loss.fake.lt(0.5).to_kind(Kind::Float)) * 0.5;
     if !draws.on_schedule.is_empty() {
         let index: Vec<i64> = draws.on_schedule.iter().map(|&sample| sample as i64).collect();
@@ -187,9 +222,9 @@ fn accuracy(name: &str, loss: &DiscriminatorLoss, draws: &Draws, meter: &mut Met
         let steps: Vec<usize> = draws.on_schedule.iter().map(|&sample| draws.steps[sample]).collect();
         meter.add_by(&format!("critic/{name}/accuracy/step"), &judged, &steps);
     }
-    meter.add(&format!("critic/{name}/accuracy"), &right.mean(Kind::Float), 1.0);
-    meter.add(&format!("critic/{name}/score_real"), &loss.real.mean(Kind::Float), 1.0);
-    meter.add(&format!("critic/{name}/score_fake"), &loss.fake.mean(Kind::Float), 1.0);
+    meter.add(&format!("critic/{name}/accuracy"), &right.mean(Kind::Float), share);
+    meter.add(&format!("critic/{name}/score_real"), &loss.real.mean(Kind::Float), share);
+    meter.add(&format!("critic/{name}/score_fake"), &loss.fake.mean(Kind::Float), share);
 }
 
 /// Draws step, sigma and noise of each sample of a chunk.

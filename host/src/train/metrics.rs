@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
+use super::inspection::Inspection;
 use crate::Result;
 
 /// Weighted means and extremes by name. Reading them is one transfer at the end of an update instead of a wait at each number.
@@ -11,11 +12,49 @@ use crate::Result;
 pub struct Meter {
     sums: BTreeMap<String, (Tensor, f64)>,
     values: BTreeMap<String, f64>,
+    inspection: Option<Inspection>,
 }
 
 impl Meter {
+    /// A meter that reads every tensor it is shown, at the cost of a wait for each.
+    pub fn inspecting() -> Self {
+        Self { inspection: Some(Inspection::default()), ..Self::default() }
+    }
+
+    /// Says where in the update the following tensors belong; asked for only while inspecting.
+    pub fn place(&mut self, place: impl FnOnce() -> String) {
+        if let Some(inspection) = &mut self.inspection {
+            inspection.place(place());
+        }
+    }
+
+    /// Shows a tensor to the inspection, if there is one.
+    pub fn watch(&mut self, name: &str, tensor: &Tensor) {
+        if let Some(inspection) = &mut self.inspection {
+            inspection.watch(name, tensor);
+        }
+    }
+
+    /// Shows parameters and, where they have one, their gradients.
+    pub fn watch_parameters(&mut self, owner: &str, parameters: &[(String, Tensor)]) {
+        let Some(inspection) = &mut self.inspection else { return };
+        for (name, parameter) in parameters {
+            inspection.watch(&format!("{owner} parameter {name}"), parameter);
+            let gradient = parameter.grad();
+            if gradient.defined() {
+                inspection.watch(&format!("{owner} gradient of {name}"), &gradient);
+            }
+        }
+    }
+
+    /// What was inspected.
+    pub fn into_inspection(self) -> Inspection {
+        self.inspection.unwrap_or_default()
+    }
+
     /// Adds `value` (a scalar tensor) to the mean called `name`, with a weight.
     pub fn add(&mut self, name: &str, value: &Tensor, weight: f64) {
+        self.watch(name, value);
         let value = value.detach().to_kind(Kind::Float) * weight;
         match self.sums.get_mut(name) {
             Some((sum, total)) => {

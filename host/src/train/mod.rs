@@ -5,6 +5,11 @@
 
 pub mod checkpoint;
 pub(crate) mod critic;
+mod drift;
+mod failure;
+mod guard;
+mod inspection;
+mod lock;
 pub(crate) mod metrics;
 mod networks;
 mod rewards;
@@ -12,9 +17,14 @@ mod rollout;
 mod run;
 mod schedule;
 mod student;
+mod trainer;
 mod watch;
 
+pub use drift::drift;
+pub use failure::replay;
+pub use inspection::{Finding, Inspection, Seen};
 pub use networks::Networks;
 pub use rewards::Rewards;
 pub use rollout::{Chunk, Rollout, rollout};
-pub use run::{Outcome, TrainOptions, Trainer, Values, run};
+pub use run::{Outcome, TrainOptions, run};
+pub use trainer::{Trainer, Values};

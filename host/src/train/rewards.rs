@@ -161,13 +161,14 @@ impl Rewards {
         })
     }
 
-    /// Scores a rollout: for each reward `[B, S]` on the CPU, S the stochastic steps of the trajectory.
+    /// Scores a rollout: for each reward `[B, S]`, S the stochastic steps of the trajectory.
     ///
     /// The score of step k reads `x_{k+1}`, the result of its action (`x_k` would not depend on it). A reward of the
     /// final image scores every step alike.
     ///
     /// # Errors
-    /// A reward that fails, or gives a wrong number of scores or a non-finite one: names reward, step and sample.
+    /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether they are finite is left to
+    /// [`check_finite`].
     pub fn score(
         &mut self,
         networks: &Networks,
@@ -233,24 +234,55 @@ impl Rewards {
             }
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
-            let values =
-                reward.reward.score(&batch).map_err(|source| Error::reward(&reward.name, state - 1, source))?;
-            check_scores(&reward.name, &values, chunk, state - 1, &scored.prompts)?;
-            column.push(Tensor::from_slice(&values));
+            let scores = reward.scores(&batch, networks.device);
+            column.push(scores.map_err(|source| Error::reward(&reward.name, state - 1, source))?);
         }
         Ok(())
     }
 }
 
-fn check_scores(name: &str, values: &[f32], chunk: &Chunk, step: usize, prompts: &[&str]) -> Result<()> {
-    let fail = |message: String| Err(Error::reward(name, step, advdmd_sdk::Error::invalid(message)));
-    if values.len() != chunk.len() {
-        return fail(format!("gave {} scores for {} samples", values.len(), chunk.len()));
+impl ActiveReward {
+    /// Scores `[b]`, float32 on `device`, their number checked. Values stay unread: reading would wait for the device.
+    fn scores(&mut self, batch: &RewardBatch<'_>, device: tch::Device) -> advdmd_sdk::Result<Tensor> {
+        let invalid = |message: String| advdmd_sdk::Error::invalid(message);
+        let scores = if self.needs.scores_on_device {
+            let scores = self.reward.score_differentiable(batch)?;
+            scores.ok_or_else(|| invalid("says that it scores on the device, and gave no tensor".to_owned()))?.detach()
+        } else {
+            Tensor::from_slice(&self.reward.score(batch)?)
+        };
+        if scores.size() != [batch.len() as i64] {
+            let found = if scores.dim() == 1 { scores.size()[0].to_string() } else { format!("{:?}", scores.size()) };
+            return Err(invalid(format!("gave {found} scores for {} samples", batch.len())));
+        }
+        Ok(scores.to_device(device).to_kind(tch::Kind::Float))
     }
-    match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(at) => fail(format!("scored sample {} (\"{}\") with {}", chunk.first + at, prompts[at], values[at])),
+}
+
+/// Refuses a score that is not finite: names reward, step and sample. `scores` as [`Rewards::score`] gives them. Waits
+/// for the device.
+///
+/// # Errors
+/// The first score that is not finite.
+pub fn check_finite(
+    rewards: &Rewards,
+    scores: &[Tensor],
+    trajectory: &Trajectory,
+    rollout: &Rollout,
+    prompts: &[String],
+) -> Result<()> {
+    let actions: Vec<usize> = trajectory.stochastic().collect();
+    for (reward, scores) in rewards.all.iter().zip(scores) {
+        let values: Vec<f32> = Vec::try_from(scores.reshape(-1))?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let (sample, step) = (at / actions.len(), actions[at % actions.len()]);
+            let mut ids = rollout.chunks.iter().flat_map(|chunk| &chunk.prompts);
+            let prompt = ids.nth(sample).and_then(|&id| prompts.get(id)).map_or("", String::as_str);
+            let message = format!("scored sample {sample} (\"{prompt}\") with {}", values[at]);
+            return Err(Error::reward(&reward.name, step, advdmd_sdk::Error::invalid(message)));
+        }
     }
+    Ok(())
 }
 
 /// A failed call of a reward's learner.

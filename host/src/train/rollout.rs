@@ -1,15 +1,17 @@
 //! The rollout: trajectories of the student that feed everything else in an update.
 
+use advdmd_nn::Weights;
 use advdmd_sdk::{Conditioning, LogProb};
 use tch::Tensor;
 
+use super::metrics::Meter;
 use super::networks::Networks;
-use crate::Result;
 use crate::objective::grpo;
 use crate::passes::Role;
 use crate::prompts::PromptTable;
 use crate::random::{Random, Stream};
 use crate::sampling::{Trajectory, sigma_column, transition_mean, velocity};
+use crate::{Error, Result};
 
 /// The samples of one update, in chunks of at most `micro_batch`.
 ///
@@ -19,6 +21,65 @@ use crate::sampling::{Trajectory, sigma_column, transition_mean, velocity};
 pub struct Rollout {
     /// Chunks in order; all have the same size but the last.
     pub chunks: Vec<Chunk>,
+}
+
+impl Rollout {
+    /// Shows every tensor to the meter's inspection.
+    pub fn watch(&self, meter: &mut Meter) {
+        for (index, chunk) in self.chunks.iter().enumerate() {
+            meter.place(|| format!("rollout, chunk {index}"));
+            for (name, tensor) in chunk.tensors() {
+                meter.watch(&name, tensor);
+            }
+        }
+    }
+
+    /// Everything but the embeddings, which follow from the prompts' ids.
+    pub fn to_weights(&self) -> Weights {
+        let mut all = Vec::new();
+        for (index, chunk) in self.chunks.iter().enumerate() {
+            let ids: Vec<i64> = chunk.prompts.iter().map(|&id| id as i64).collect();
+            all.push((format!("{index}.prompts"), Tensor::from_slice(&ids)));
+            all.extend(chunk.tensors().into_iter().map(|(name, tensor)| (format!("{index}.{name}"), tensor.copy())));
+        }
+        all.into_iter().collect()
+    }
+
+    /// The rollout of [`Rollout::to_weights`].
+    ///
+    /// # Errors
+    /// A tensor that is missing, or a prompt that the table lacks: names it.
+    pub fn from_weights(weights: &Weights, table: &PromptTable, steps: usize) -> Result<Self> {
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while let Some(ids) = weights.get(&format!("{}.prompts", chunks.len())) {
+            let index = chunks.len();
+            let ids: Vec<i64> = Vec::try_from(ids)?;
+            let prompts: Vec<usize> = ids.iter().map(|&id| id as usize).collect();
+            if let Some(id) = prompts.iter().find(|&&id| id >= table.len()) {
+                return Err(Error::failed(format!("the rollout has prompt {id} of {}", table.len())));
+            }
+            let get = |name: &str, step| weights.get(&format!("{index}.{name}.{step}")).map(Tensor::shallow_clone);
+            let need = |name: &str, step| {
+                get(name, step).ok_or_else(|| Error::failed(format!("the rollout lacks {index}.{name}.{step}")))
+            };
+            chunks.push(Chunk {
+                first,
+                conditioning: table.rows(&prompts),
+                null: table.null(prompts.len()),
+                states: (0..=steps).map(|step| need("state", step)).collect::<Result<_>>()?,
+                x0: (0..steps).map(|step| need("x0", step)).collect::<Result<_>>()?,
+                history: (0..steps).map(|step| get("history", step)).collect(),
+                log_prob: (0..steps).map(|step| get("log_prob", step)).collect(),
+                prompts,
+            });
+            first += chunks[index].len();
+        }
+        if chunks.is_empty() {
+            return Err(Error::failed("the rollout holds no samples"));
+        }
+        Ok(Self { chunks })
+    }
 }
 
 /// Trajectories of some samples, everything `[b, ..]` on the device.
@@ -47,6 +108,18 @@ impl Chunk {
     #[expect(clippy::len_without_is_empty, reason = "a chunk is cut from the batch and never empty")]
     pub fn len(&self) -> usize {
         self.prompts.len()
+    }
+
+    /// The tensors of all steps, by name.
+    fn tensors(&self) -> Vec<(String, &Tensor)> {
+        let states = self.states.iter().enumerate().map(|(step, tensor)| (format!("state.{step}"), tensor));
+        let x0 = self.x0.iter().enumerate().map(|(step, tensor)| (format!("x0.{step}"), tensor));
+        let mut all: Vec<_> = states.chain(x0).collect();
+        for (name, tensors) in [("history", &self.history), ("log_prob", &self.log_prob)] {
+            let steps = tensors.iter().enumerate();
+            all.extend(steps.filter_map(|(step, tensor)| Some((format!("{name}.{step}"), tensor.as_ref()?))));
+        }
+        all
     }
 }
 
@@ -82,13 +155,17 @@ fn roll_chunk(
     update: u64,
 ) -> Result<Chunk> {
     let keys = |step: usize| (first..first + ids.len()).map(move |sample| [update, sample as u64, step as u64]);
-    let noise = |stream, step| random.normal(stream, keys(step), &networks.spec.latent_shape, networks.device);
+    let shape = &networks.spec.latent_shape;
+    // All noise at once, before the first step: the loop then never waits for a copy to the device.
+    let steps: Vec<usize> = trajectory.stochastic().collect();
+    let noise = random.normal(Stream::Step, steps.iter().flat_map(|&step| keys(step)), shape, networks.device)?;
+    let mut noise = noise.split(ids.len() as i64, 0).into_iter();
     let conditioning = table.rows(ids);
     let mut chunk = Chunk {
         first,
         prompts: ids.to_vec(),
         null: table.null(ids.len()),
-        states: vec![noise(Stream::Initial, 0)?],
+        states: vec![random.normal(Stream::Initial, keys(0), shape, networks.device)?],
         x0: Vec::new(),
         history: Vec::new(),
         log_prob: Vec::new(),
@@ -108,7 +185,8 @@ fn roll_chunk(
         let (next, log_prob) = match transition.log_prob {
             LogProb::None => (mean, None),
             convention => {
-                let next = &mean + noise(Stream::Step, step)? * transition.c;
+                let noise = noise.next().ok_or_else(|| Error::contract("a stochastic step has no noise"))?;
+                let next = &mean + noise * transition.c;
                 let log_prob = grpo::log_prob(&next, &mean, transition.c, convention)?;
                 (next, Some(log_prob))
             }

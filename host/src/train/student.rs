@@ -51,16 +51,15 @@ pub fn accumulate(
     rollout: &Rollout,
     meter: &mut Meter,
 ) -> Result<()> {
-    let plans: Vec<Vec<usize>> = rollout.chunks.iter().map(|chunk| steps_to_train(context, chunk)).collect();
-    let pairs: usize = rollout.chunks.iter().zip(&plans).map(|(chunk, steps)| chunk.len() * steps.len()).sum();
-    let is_action = |step: &usize| context.trajectory.transitions[*step].log_prob != LogProb::None;
-    let actions: usize = (rollout.chunks.iter().zip(&plans))
-        .map(|(chunk, steps)| chunk.len() * steps.iter().filter(|step| is_action(step)).count())
-        .sum();
-    for (chunk, steps) in rollout.chunks.iter().zip(&plans) {
-        for &step in steps {
-            let shares =
-                Shares { pair: chunk.len() as f64 / pairs as f64, action: chunk.len() as f64 / actions.max(1) as f64 };
+    let steps = steps_to_train(context);
+    let is_action = |step: &&usize| context.trajectory.transitions[**step].log_prob != LogProb::None;
+    let actions = steps.iter().filter(is_action).count();
+    let samples: usize = rollout.chunks.iter().map(Chunk::len).sum();
+    for (index, chunk) in rollout.chunks.iter().enumerate() {
+        let share = chunk.len() as f64 / samples as f64;
+        for &step in &steps {
+            meter.place(|| format!("student update {}, chunk {index}, step {step}", context.update));
+            let shares = Shares { pair: share / steps.len() as f64, action: share / actions.max(1) as f64 };
             train_step(context, rewards, chunk, step, &shares, meter)?;
         }
     }
@@ -75,14 +74,14 @@ struct Shares {
     action: f64,
 }
 
-/// The steps that a chunk trains on, rising.
-fn steps_to_train(context: &StudentContext<'_>, chunk: &Chunk) -> Vec<usize> {
+/// The steps that an update trains on, rising: the same for all chunks, so that the cut into chunks changes nothing.
+fn steps_to_train(context: &StudentContext<'_>) -> Vec<usize> {
     let steps = context.trajectory.steps();
     let wanted = context.config.student.steps_per_update;
     if wanted == 0 || wanted >= steps {
         return (0..steps).collect();
     }
-    let mut rng = context.random.rng(Stream::Student, [context.update, chunk.first as u64, 1]);
+    let mut rng = context.random.rng(Stream::Student, [context.update, 0, 1]);
     let mut chosen = index::sample(&mut rng, steps, wanted).into_vec();
     chosen.sort_unstable();
     chosen
@@ -101,6 +100,7 @@ fn train_step(
     let sigma = sigma_column(context.trajectory.sigmas[step], x);
     let student = networks.student.as_ref();
     let output = velocity(student, Role::Student, x, &sigma, &chunk.conditioning, None, &networks.passes)?;
+    meter.watch("velocity of the student", &output);
     // A leaf in the place of the student's output: the losses' graphs end here.
     let v = output.detach().set_requires_grad(true);
     let mut gradient: Option<Tensor> = None;
@@ -110,6 +110,7 @@ fn train_step(
             return Ok(());
         }
         let scaled = Tensor::f_run_backward(&[loss * (weight * share)], &[&v], false, false)?.remove(0);
+        meter.watch(&format!("gradient of {name} at the student's velocity"), &scaled);
         // Per-sample scale: independent of how the samples are cut into chunks.
         meter.add(&format!("{name}/grad_norm"), &(scaled.norm() / share), share);
         gradient = Some(match gradient.take() {
@@ -123,6 +124,10 @@ fn train_step(
         add("grpo", &loss, context.config.objective.grpo.weight, shares.action, meter)?;
     }
     let matching = Matching::new(context, rewards, chunk, step, &v)?;
+    if let Some((fake, teacher)) = &matching.velocities {
+        meter.watch("velocity of the teacher", teacher);
+        meter.watch("velocity of the fake network", fake);
+    }
     if let Some(loss) = matching.dmd(meter, shares)? {
         add("dmd", &loss, context.config.objective.dmd.weight, shares.pair, meter)?;
     }
@@ -157,6 +162,7 @@ fn policy_loss(
     let old =
         chunk.log_prob[step].as_ref().ok_or_else(|| Error::contract("a deterministic step has no log-probability"))?;
     let samples = advantage.narrow(0, chunk.first as i64, chunk.len() as i64);
+    meter.watch("advantage", &samples);
     let settings = &context.config.objective.grpo;
     let policy = grpo::policy_loss(&log_prob, old, &samples, settings.clip_range, settings.advantage_clip)?;
     meter.add("grpo/ratio_mean", &policy.ratio.mean(Kind::Float), shares.action);

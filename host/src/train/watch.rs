@@ -6,7 +6,8 @@ use advdmd_sdk::{Denoiser, Sampler};
 use serde_json::json;
 use tch::Tensor;
 
-use super::run::{Observer, Trainer};
+use super::run::Observer;
+use super::trainer::Trainer;
 use crate::Result;
 use crate::config::{Component, RunConfig};
 use crate::digits::{Verdict, judge};

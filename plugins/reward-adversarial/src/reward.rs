@@ -103,7 +103,8 @@ fn score(logits: &Tensor) -> Result<Tensor> {
 
 impl Reward for AdversarialReward {
     fn needs(&self) -> Needs {
-        Needs { scope: Scope::EveryStep, features: Some(self.features.clone()), ..Needs::default() }
+        let features = Some(self.features.clone());
+        Needs { scope: Scope::EveryStep, features, scores_on_device: true, ..Needs::default() }
     }
 
     fn score(&mut self, batch: &RewardBatch<'_>) -> Result<Vec<f32>> {

@@ -173,7 +173,7 @@ fn a_step_is_skipped_on_the_device_where_it_is_told_so() {
     ema.update_unless(&flag(1.0)).unwrap();
     let untouched = Tensor::from_slice(&[1f32, 2.0]);
     assert!(parameter.equal(&untouched) && ema.averages()[0].1.equal(&untouched));
-    assert!(optimizer.state().get("p.exp_avg").unwrap().equal(&Tensor::zeros([2], (Kind::Float, tch::Device::Cpu))));
+    assert!(optimizer.state().get("p.exp_avg").unwrap().equal(&Tensor::zeros([2], (Kind::Float, Device::Cpu))));
     optimizer.step_unless(&flag(0.0)).unwrap();
     assert!(Vec::<f32>::try_from(parameter.detach()).unwrap()[0].is_nan(), "0 means go");
 }

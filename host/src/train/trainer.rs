@@ -1,0 +1,477 @@
+//! Everything of a run that lives in memory, and one update of it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use advdmd_nn::optim::{AdamW, Ema, clip_grad_norm};
+use advdmd_nn::{Weights, load_parameters};
+use advdmd_sdk::BackboneInit;
+use tch::Tensor;
+
+use super::checkpoint::{self, Checkpoint, Identity, Parts, State};
+use super::critic::{Critic, CriticContext};
+use super::guard::Guard;
+use super::inspection::Inspection;
+use super::metrics::Meter;
+use super::networks::Networks;
+use super::rewards::{Rewards, check_finite};
+use super::rollout::{Rollout, rollout};
+use super::student::{StudentContext, accumulate};
+use crate::config::{Optimizer, Resolved, RunConfig};
+use crate::data::{self, Dataset};
+use crate::objective::advantage;
+use crate::pretrain::adamw;
+use crate::prompts::PromptTable;
+use crate::random::{Random, Stream};
+use crate::registry::Registry;
+use crate::sampling::Trajectory;
+use crate::{Error, Result, device};
+
+/// The numbers of an update, by name.
+pub type Values = BTreeMap<String, f64>;
+
+/// Everything of a run that lives in memory.
+pub struct Trainer {
+    /// The configuration.
+    pub config: RunConfig,
+    /// What the run is made with.
+    pub identity: Identity,
+    /// Teacher, student and fake network.
+    pub networks: Networks,
+    /// Embedded prompts.
+    pub table: PromptTable,
+    /// Prompts and real images.
+    pub data: Box<dyn Dataset>,
+    /// The student's trajectory.
+    pub trajectory: Trajectory,
+    /// The rewards.
+    pub rewards: Rewards,
+    /// The run's randomness.
+    pub random: Random,
+    /// Counters.
+    pub state: State,
+    critic: Critic,
+    optimizer: AdamW,
+    ema: Ema,
+    guard: Guard,
+    /// The batch of an update that went wrong, and the counters before it.
+    failed: Option<(State, Rollout)>,
+}
+
+impl Trainer {
+    /// Loads the backbone and makes everything that a run needs, at update 0.
+    ///
+    /// # Errors
+    /// Configuration and plugin errors.
+    pub fn new(resolved: &Resolved<RunConfig>, registry: &Registry) -> Result<Self> {
+        let config = resolved.config.clone();
+        let identity = Identity {
+            made_with: registry.run_manifest(resolved)?,
+            config: serde_json::to_value(&config).map_err(Error::failed)?,
+        };
+        let device = device::select(&config.compute)?;
+        let random = Random::new(config.seed);
+        let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
+        let backbone = registry.backbone(&config.backbone, &init)?;
+        let networks = Networks::new(backbone, &config, random, device)?;
+        let data = data::open(&config.data)?;
+        let prompts: Vec<&str> = data.prompts().iter().map(String::as_str).collect();
+        let table = PromptTable::new(networks.backbone.as_ref(), &prompts)?;
+        let sampler = registry.sampler(&config.sampler.component)?;
+        let trajectory = Trajectory::new(sampler.as_ref(), config.sampler.steps, config.sampler.sigmas.as_deref())?;
+        let mut rewards = Rewards::new(&config, registry, &networks, random)?;
+        let learners = rewards.all.iter_mut().map(|reward| {
+            let learner = reward.reward.learner();
+            learner
+                .map(|learner| AdamW::new(&learner.parameters(), adamw(&config.critic.learner_optimizer)))
+                .transpose()
+        });
+        let learners = learners.collect::<Result<_, _>>()?;
+        let student = networks.student.parameters();
+        Ok(Self {
+            critic: Critic {
+                fake: AdamW::new(&networks.fake.parameters(), adamw(&config.critic.optimizer))?,
+                learners,
+            },
+            optimizer: AdamW::new(&student, adamw(&config.student.optimizer))?,
+            ema: Ema::new(&student, config.student.ema_decay)?,
+            guard: Guard::new(device)?,
+            state: State::default(),
+            failed: None,
+            identity,
+            config,
+            networks,
+            table,
+            data,
+            trajectory,
+            rewards,
+            random,
+        })
+    }
+
+    /// Critic updates of the warm-up that are still to be done.
+    pub fn cold(&self) -> u64 {
+        (self.config.critic.warmup as u64).saturating_sub(self.state.warmed_up)
+    }
+
+    /// Critic updates before the first student update, at most `critic.updates` of them on one rollout: a fresh
+    /// discriminator has no opinion worth following.
+    ///
+    /// # Errors
+    /// As [`Trainer::update`].
+    pub fn warm_up(&mut self) -> Result<()> {
+        // A key far above any update keeps these rollouts apart from the run's own.
+        let rollout = self.roll(u64::MAX - self.state.warmed_up)?;
+        let updates = self.cold().min(self.config.critic.updates as u64);
+        let before = self.state.clone();
+        let mut meter = Meter::default();
+        self.guard = Guard::new(self.networks.device)?;
+        self.train_critic(&rollout, updates, &mut meter)?;
+        self.state.warmed_up += updates;
+        let values = meter.read()?;
+        if let Some((name, value)) = not_finite(&values) {
+            return Err(self.failure(name, value, before, rollout));
+        }
+        self.observe_accuracy(&values);
+        Ok(())
+    }
+
+    /// One update: rollout, critic, rewards, student. Returns its numbers.
+    ///
+    /// A loss or gradient that is not finite moves nothing from there on; [`Trainer::failed`] then holds the batch.
+    ///
+    /// # Errors
+    /// A plugin's, or a loss, gradient or score that is not finite.
+    pub fn update(&mut self) -> Result<Values> {
+        let before = self.state.clone();
+        let mut meter = Meter::default();
+        let mut clock = Clock::start();
+        self.guard = Guard::new(self.networks.device)?;
+        let rollout = self.roll(self.state.update)?;
+        clock.lap("rollout", &mut meter);
+        self.train_critic(&rollout, self.config.critic.updates as u64, &mut meter)?;
+        clock.lap("critic", &mut meter);
+        let scores = self.score(&rollout)?;
+        let advantages = self.advantages(&scores, &mut meter)?;
+        clock.lap("reward", &mut meter);
+        self.accumulate_student(&rollout, &advantages, &mut meter)?;
+        clock.lap("student", &mut meter);
+        self.step_student(&mut meter)?;
+        clock.lap("optimizer", &mut meter);
+        let mut values = meter.read()?;
+        self.networks.passes.record_into(&mut values);
+        if let Some((name, value)) = not_finite(&values) {
+            check_finite(&self.rewards, &scores, &self.trajectory, &rollout, self.data.prompts())?;
+            return Err(self.failure(name, value, before, rollout));
+        }
+        self.state.update += 1;
+        self.observe_accuracy(&values);
+        Ok(values)
+    }
+
+    /// The trajectories of an update's prompts, groups side by side.
+    ///
+    /// # Errors
+    /// The backbone's.
+    pub fn roll(&self, update: u64) -> Result<Rollout> {
+        let batch = &self.config.batch;
+        let mut prompts = Vec::with_capacity(batch.groups * batch.group_size);
+        for group in 0..batch.groups {
+            let mut rng = self.random.rng(Stream::Prompts, [update, group as u64, 0]);
+            let prompt = self.data.draw(&mut rng);
+            prompts.extend(std::iter::repeat_n(prompt, batch.group_size));
+        }
+        rollout(&self.networks, &self.table, &self.trajectory, &prompts, batch.micro_batch, self.random, update)
+    }
+
+    fn train_critic(&mut self, rollout: &Rollout, updates: u64, meter: &mut Meter) -> Result<()> {
+        self.networks.train_fake(true);
+        let settings = &self.config.critic;
+        for _ in 0..updates {
+            let number = self.state.critic_updates;
+            self.critic.fake.set_lr(warmed(&settings.optimizer, number));
+            for optimizer in self.critic.learners.iter_mut().flatten() {
+                optimizer.set_lr(warmed(&settings.learner_optimizer, number));
+            }
+            let context = CriticContext {
+                networks: &self.networks,
+                trajectory: &self.trajectory,
+                data: self.data.as_ref(),
+                config: &self.config,
+                random: self.random,
+            };
+            self.critic.update(&context, &mut self.rewards, rollout, number, &mut self.guard, meter)?;
+            self.state.critic_updates += 1;
+        }
+        self.networks.train_fake(false);
+        Ok(())
+    }
+
+    /// The scores of a rollout, as [`Rewards::score`] gives them; empty where no policy gradient reads them.
+    fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
+        if self.config.objective.grpo.weight == 0.0 || self.rewards.all.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.rewards.score(&self.networks, &self.trajectory, rollout, self.data.prompts())
+    }
+
+    /// Advantage `[B]` of each step of the trajectory whose policy gradient is on.
+    fn advantages(&mut self, scores: &[Tensor], meter: &mut Meter) -> Result<Vec<Option<Tensor>>> {
+        let settings = &self.config.objective.grpo;
+        if scores.is_empty() {
+            return Ok(Vec::new());
+        }
+        let actions: Vec<usize> = self.trajectory.stochastic().collect();
+        for (reward, scores) in self.rewards.all.iter().zip(scores) {
+            for (column, step) in actions.iter().enumerate() {
+                let scores = scores.select(1, column as i64);
+                meter.add(&format!("reward/{}/step{step}/mean", reward.name), &scores.mean(tch::Kind::Float), 1.0);
+                meter.add(&format!("reward/{}/step{step}/std", reward.name), &scores.std(false), 1.0);
+            }
+        }
+        let batch = &self.config.batch;
+        let shape = [batch.groups as i64, batch.group_size as i64, actions.len() as i64];
+        let weighted: Vec<(Tensor, f64)> =
+            scores.iter().zip(&self.rewards.all).map(|(scores, reward)| (scores.view(shape), reward.weight)).collect();
+        let advantages = advantage::combine(&weighted, settings.std_floor)?;
+        meter.add("advantage/std", &advantages.values.std(false), 1.0);
+        meter.add("advantage/dead_groups", &advantages.dead_share, 1.0);
+        let flat = advantages.values.view([-1, actions.len() as i64]);
+        let learns = self.rewards.learns();
+        let mut by_step: Vec<Option<Tensor>> = (0..self.trajectory.steps()).map(|_| None).collect();
+        for (column, &step) in actions.iter().enumerate() {
+            let open = self.state.gate.is_open(settings, self.state.update, step, learns);
+            meter.set(&format!("grpo/gate/step{step}"), f64::from(u8::from(open)));
+            if open {
+                by_step[step] = Some(flat.select(1, column as i64));
+            }
+        }
+        Ok(by_step)
+    }
+
+    /// Adds the gradients of all objectives to the student's parameters.
+    fn accumulate_student(
+        &mut self,
+        rollout: &Rollout,
+        advantages: &[Option<Tensor>],
+        meter: &mut Meter,
+    ) -> Result<()> {
+        self.optimizer.gradients().drop_all()?;
+        let context = StudentContext {
+            networks: &self.networks,
+            trajectory: &self.trajectory,
+            prompts: self.data.prompts(),
+            config: &self.config,
+            random: self.random,
+            update: self.state.update,
+            advantages,
+        };
+        accumulate(&context, &mut self.rewards, rollout, meter)
+    }
+
+    /// Clips the student's gradients, steps along them and moves the averages.
+    fn step_student(&mut self, meter: &mut Meter) -> Result<()> {
+        let settings = &self.config.student.optimizer;
+        let lr = warmed(settings, self.state.update);
+        let norm = clip_grad_norm(&self.networks.student.parameters(), settings.clip_norm)?;
+        meter.add("student/grad_norm", &norm, 1.0);
+        meter.set("student/lr", lr);
+        self.guard.watch(&norm);
+        self.optimizer.set_lr(lr);
+        self.optimizer.step_unless(self.guard.tripped())?;
+        Ok(self.ema.update_unless(self.guard.tripped())?)
+    }
+
+    /// Feeds the gate with the learners' mean accuracy at each step.
+    fn observe_accuracy(&mut self, values: &Values) {
+        for step in 0..self.trajectory.steps() {
+            let suffix = format!("/accuracy/step{step}");
+            let measured: Vec<f64> =
+                values.iter().filter(|(name, _)| name.ends_with(&suffix)).map(|(_, &value)| value).collect();
+            if !measured.is_empty() {
+                self.state.gate.observe(step, measured.iter().sum::<f64>() / measured.len() as f64);
+            }
+        }
+    }
+
+    /// Exchanges the student's weights and their averages: once to look at the averaged student, once more to go on.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn swap_averages(&mut self) -> Result<()> {
+        Ok(self.ema.swap()?)
+    }
+
+    /// Goes through an update on `rollout` without moving anything, and reads every tensor on the way.
+    ///
+    /// # Errors
+    /// A plugin's, unless a tensor before it explains it.
+    pub fn inspect(&mut self, rollout: &Rollout) -> Result<Inspection> {
+        self.drop_gradients()?;
+        let mut meter = Meter::inspecting();
+        meter.place(|| "the networks before the update".to_owned());
+        meter.watch_parameters("student", &self.networks.student.parameters());
+        meter.watch_parameters("fake network's", &self.networks.fake.parameters());
+        for reward in &mut self.rewards.all {
+            if let Some(learner) = reward.reward.learner() {
+                meter.watch_parameters(&reward.name, &learner.parameters());
+            }
+        }
+        rollout.watch(&mut meter);
+        let gone = self.accumulate_all(rollout, &mut meter);
+        self.drop_gradients()?;
+        let inspection = meter.into_inspection();
+        match gone {
+            Err(error) if inspection.first_bad().is_none() => Err(error),
+            _ => Ok(inspection),
+        }
+    }
+
+    /// The gradients of every phase of an update, without a step of any optimiser.
+    fn accumulate_all(&mut self, rollout: &Rollout, meter: &mut Meter) -> Result<()> {
+        let first = self.state.critic_updates;
+        self.networks.train_fake(true);
+        for number in first..first + self.config.critic.updates as u64 {
+            self.drop_gradients()?;
+            self.accumulate_critic(rollout, number, meter)?;
+            meter.watch_parameters("fake network's", &self.networks.fake.parameters());
+            for reward in &mut self.rewards.all {
+                if let Some(learner) = reward.reward.learner() {
+                    meter.watch_parameters(&reward.name, &learner.parameters());
+                }
+            }
+        }
+        self.networks.train_fake(false);
+        meter.place(|| "the rewards".to_owned());
+        let scores = self.score(rollout)?;
+        for (reward, scores) in self.rewards.all.iter().zip(&scores) {
+            meter.watch(&format!("scores of {}", reward.name), scores);
+        }
+        let advantages = self.advantages(&scores, meter)?;
+        self.accumulate_student(rollout, &advantages, meter)?;
+        meter.watch_parameters("student", &self.networks.student.parameters());
+        Ok(())
+    }
+
+    fn accumulate_critic(&mut self, rollout: &Rollout, number: u64, meter: &mut Meter) -> Result<()> {
+        let context = CriticContext {
+            networks: &self.networks,
+            trajectory: &self.trajectory,
+            data: self.data.as_ref(),
+            config: &self.config,
+            random: self.random,
+        };
+        Critic::accumulate(&context, &mut self.rewards, rollout, number, meter)
+    }
+
+    fn drop_gradients(&self) -> Result<()> {
+        let optimizers = self.critic.learners.iter().flatten().chain([&self.critic.fake, &self.optimizer]);
+        for optimizer in optimizers {
+            optimizer.gradients().drop_all()?;
+        }
+        Ok(())
+    }
+
+    fn failure(&mut self, name: String, value: f64, before: State, rollout: Rollout) -> Error {
+        let update = before.update;
+        self.failed = Some((before, rollout));
+        Error::NotFinite { update, name, value, finding: None, kept: None }
+    }
+
+    /// The batch of an update that was not finite, and the counters before it.
+    pub fn failed(&mut self) -> Option<(State, Rollout)> {
+        self.failed.take()
+    }
+
+    /// The trained tensors alone, by part.
+    pub fn parameters(&mut self) -> Parts {
+        let mut parts: Parts = [
+            ("student".to_owned(), checkpoint::part(&self.networks.student.parameters())),
+            ("fake".to_owned(), checkpoint::part(&self.networks.fake.parameters())),
+        ]
+        .into();
+        for reward in &mut self.rewards.all {
+            if let Some(learner) = reward.reward.learner() {
+                parts.insert(format!("reward.{}", reward.name), checkpoint::part(&learner.parameters()));
+            }
+        }
+        parts
+    }
+
+    /// Everything that a checkpoint holds, by part.
+    pub fn parts(&mut self) -> Parts {
+        let mut parts = self.parameters();
+        parts.insert("student.optimizer".to_owned(), self.optimizer.state());
+        parts.insert("student.ema".to_owned(), self.ema.state());
+        parts.insert("fake.optimizer".to_owned(), self.critic.fake.state());
+        for (reward, optimizer) in self.rewards.all.iter().zip(&self.critic.learners) {
+            if let Some(optimizer) = optimizer {
+                parts.insert(format!("reward.{}.optimizer", reward.name), optimizer.state());
+            }
+        }
+        self.state.passes = self.networks.passes.counts();
+        parts
+    }
+
+    /// Takes over the trained tensors of [`Trainer::parameters`], by copy.
+    ///
+    /// # Errors
+    /// A missing part, or tensors of other names or shapes: lists them.
+    pub fn load_parameters(&mut self, read: impl Fn(&str) -> Result<Weights>) -> Result<()> {
+        load_parameters(&self.networks.student.parameters(), &read("student")?)?;
+        load_parameters(&self.networks.fake.parameters(), &read("fake")?)?;
+        for reward in &mut self.rewards.all {
+            if let Some(learner) = reward.reward.learner() {
+                load_parameters(&learner.parameters(), &read(&format!("reward.{}", reward.name))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Continues from a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Trainer::load_parameters`].
+    pub fn load(&mut self, from: &Checkpoint) -> Result<()> {
+        let device = self.networks.device;
+        let read = |part: &str| from.read(part, device);
+        self.load_parameters(read)?;
+        self.optimizer.load_state(&read("student.optimizer")?)?;
+        self.ema.load_state(&read("student.ema")?)?;
+        self.critic.fake.load_state(&read("fake.optimizer")?)?;
+        for (reward, optimizer) in self.rewards.all.iter().zip(&mut self.critic.learners) {
+            if let Some(optimizer) = optimizer {
+                optimizer.load_state(&read(&format!("reward.{}.optimizer", reward.name))?)?;
+            }
+        }
+        self.state = from.index.state.clone();
+        self.networks.passes.restore(self.state.passes);
+        Ok(())
+    }
+}
+
+/// The first loss, gradient norm or reward that is not finite.
+fn not_finite(values: &Values) -> Option<(String, f64)> {
+    let matters = |name: &str| name.ends_with("/loss") || name.ends_with("_loss") || name.ends_with("grad_norm");
+    let bad = |(name, value): &(&String, &f64)| !value.is_finite() && (matters(name) || name.starts_with("reward/"));
+    values.iter().find(bad).map(|(name, value)| (name.clone(), *value))
+}
+
+/// The learning rate of a step: linear from 0 over the warm-up.
+fn warmed(optimizer: &Optimizer, step: u64) -> f64 {
+    optimizer.lr * ((step + 1) as f64 / optimizer.warmup.max(1) as f64).min(1.0)
+}
+
+/// Wall time of the phases of an update.
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self, phase: &str, meter: &mut Meter) {
+        meter.set(&format!("time/{phase}"), self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
+}
