@@ -31,6 +31,17 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder and all in it, if it is there.
+///
+/// # Errors
+/// Names the folder.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file beside its place, flushes it to disk and renames it.
 ///
 /// # Errors
@@ -72,10 +83,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// What `fill` gives; the older folder then still stands.
 pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let new = sibling(path, "part");
-    let remove = |folder: &Path| fs::remove_dir_all(folder).map_err(Error::file("remove", folder));
-    if new.exists() {
-        remove(&new)?;
-    }
+    remove_dir(&new)?;
     create_dir(&new)?;
     let placed = fill(&new).and_then(|()| sync_dir(&new)).and_then(|()| {
         let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
@@ -84,7 +92,7 @@ pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
             .map_err(Error::file("rename a new folder to", path))
     });
     // After an exchange this is the older folder, after a failure the unfinished one.
-    let leftover = if new.exists() { remove(&new) } else { Ok(()) };
+    let leftover = remove_dir(&new);
     placed?;
     leftover?;
     sync_dir(path.parent().unwrap_or(path))

@@ -14,6 +14,7 @@ pub mod model;
 pub mod objective;
 pub mod passes;
 pub mod pipeline;
+pub mod plan;
 pub mod png;
 pub mod pretrain;
 pub mod progress;

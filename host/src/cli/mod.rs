@@ -7,6 +7,7 @@ mod eval;
 mod logging;
 mod model_args;
 mod output;
+mod plan;
 mod plugins;
 mod pretrain;
 mod recipes;
@@ -47,6 +48,8 @@ struct Verbosity {
 enum Command {
     /// Distil a student as a configuration says
     Train(train::Train),
+    /// Say what a run would do and need: batch arithmetic, passes, memory, disk, time
+    Plan(plan::PlanArgs),
     /// Train a small backbone from scratch by flow matching
     Pretrain(pretrain::Pretrain),
     /// Make images of prompts with a student or a backbone
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Error> {
     match command {
         Command::Train(args) => train::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -8,7 +8,7 @@ use advdmd::registry::Registry;
 use clap::Args;
 
 /// A configuration file and changes to it.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     /// The configuration, a TOML file
     #[arg(value_name = "CONFIG.toml")]

@@ -1,10 +1,11 @@
 //! `advdmd train`: a run from a configuration.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use advdmd::eval::{Entry, Table};
 use advdmd::train::{self, Outcome, TrainOptions};
-use advdmd::{Result, jsonl};
+use advdmd::{Result, files, jsonl};
 use clap::Args;
 
 use super::run_config::ConfigArgs;
@@ -24,16 +25,62 @@ pub struct Train {
     /// Resume although configuration, plugins or model files differ, or the newest checkpoint is damaged
     #[arg(long, requires = "resume")]
     allow_drift: bool,
+    /// Do one of everything on a handful of samples (rollout, critic, reward, student, evaluation, save, resume) and
+    /// keep nothing
+    #[arg(long, conflicts_with = "resume")]
+    fast_dev_run: bool,
 }
+
+/// What makes a run so short that it tries everything at once.
+const FAST: [&str; 13] = [
+    "schedule.updates=3",
+    "batch.groups=1",
+    "batch.group_size=4",
+    "batch.micro_batch=4",
+    "critic.updates=2",
+    "critic.warmup=2",
+    "critic.on_schedule=1.0",
+    "objective.grpo.warmup=0",
+    "objective.grpo.accuracy_gate=[0.0, 1.0]",
+    "eval.every=2",
+    "eval.prompts_per_task=1",
+    "eval.grid=2",
+    "checkpoint.every=1",
+];
 
 pub fn run(args: &Train) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.config.default_out());
+    if args.fast_dev_run {
+        return fast_dev_run(args, &files::sibling(&out, "fast-dev-run"));
+    }
     logging::record_in(&out);
     let resolved = args.config.load_run()?;
     let outcome =
         train::run(resolved, &TrainOptions { out: out.clone(), resume: args.resume, allow_drift: args.allow_drift })?;
     let config = args.config.config.display();
     conclude(&out, &outcome, &format!("advdmd train {config} --out {} --resume", out.display()))
+}
+
+/// Two updates, then a third after a resume, in a folder that is removed when all went well.
+fn fast_dev_run(args: &Train, out: &Path) -> Result<()> {
+    let begun = Instant::now();
+    files::remove_dir(out)?;
+    let load = |more: &[&str]| {
+        let mut config = args.config.clone();
+        config.sets.extend(FAST.iter().chain(more).map(|set| (*set).to_owned()));
+        config.load_run()
+    };
+    let options = TrainOptions { out: out.to_owned(), ..TrainOptions::default() };
+    let first = train::run(load(&["schedule.updates=2"])?, &options)?;
+    let last = train::run(load(&[])?, &TrainOptions { resume: true, ..options })?;
+    if !(first.finished && last.finished) {
+        tracing::warn!("stopped; what there is lies in {}", out.display());
+        return Ok(());
+    }
+    files::remove_dir(out)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::info!("rollout, critic, reward, student, evaluation, saving and resuming work ({seconds:.0} s)");
+    Ok(())
 }
 
 /// Prints the table of a run and where its report lies, or how to go on.

@@ -119,7 +119,7 @@ pub fn save(run: &Path, state: &State, identity: &Identity, parts: &Parts, keep_
     files::replace_dir(&path, |folder| fill(folder, state, identity, parts))?;
     let all = list(run)?;
     for (_, old) in &all[..all.len().saturating_sub(keep_last.max(1))] {
-        fs::remove_dir_all(old).map_err(Error::file("remove", old))?;
+        files::remove_dir(old)?;
     }
     Ok(path)
 }
@@ -177,9 +177,7 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
 /// The disk's.
 pub fn set_aside(checkpoint: &Path) -> Result<PathBuf> {
     let aside = files::sibling(checkpoint, "damaged");
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(Error::file("remove", &aside))?;
-    }
+    files::remove_dir(&aside)?;
     fs::rename(checkpoint, &aside).map_err(Error::file("rename", checkpoint))?;
     Ok(aside)
 }

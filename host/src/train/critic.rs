@@ -113,6 +113,7 @@ impl Critic {
         Ok(())
     }
 
+    /// Clips and steps along the gradients of [`Critic::accumulate`].
     fn step(
         &mut self,
         context: &CriticContext<'_>,

@@ -3,6 +3,7 @@
 use advdmd_sdk::{Backbone, BackboneSpec, Denoiser, Tuning};
 use tch::Device;
 
+use super::resident::Ledger;
 use crate::Result;
 use crate::config::RunConfig;
 use crate::passes::PassCounter;
@@ -31,17 +32,22 @@ impl Networks {
     ///
     /// # Errors
     /// LoRA targets that match no layer.
-    pub fn new(backbone: Box<dyn Backbone>, config: &RunConfig, random: Random, device: Device) -> Result<Self> {
+    pub(super) fn new(
+        backbone: Box<dyn Backbone>,
+        config: &RunConfig,
+        random: Random,
+        device: Device,
+        ledger: &mut Ledger,
+    ) -> Result<Self> {
         let denoiser = |tuning: &Tuning, key| backbone.denoiser(tuning, random.seed(Stream::Init, key));
-        Ok(Self {
-            spec: backbone.spec(),
-            teacher: denoiser(&Tuning::Frozen, 0)?,
-            student: denoiser(&config.student.tuning, 0)?,
-            fake: denoiser(&config.critic.tuning, 1)?,
-            device,
-            passes: PassCounter::default(),
-            backbone,
-        })
+        let teacher = denoiser(&Tuning::Frozen, 0)?;
+        ledger.book("base");
+        let student = denoiser(&config.student.tuning, 0)?;
+        ledger.book("student");
+        let fake = denoiser(&config.critic.tuning, 1)?;
+        ledger.book("fake network");
+        let spec = backbone.spec();
+        Ok(Self { spec, teacher, student, fake, device, passes: PassCounter::default(), backbone })
     }
 
     /// Whether backward passes reach the fake-score network's own weights. Off while the student trains *through*

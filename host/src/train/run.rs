@@ -11,6 +11,7 @@ use super::trainer::Trainer;
 use super::watch::Watch;
 use crate::config::{OnSaveError, Resolved, RunConfig};
 use crate::metrics::{Record, Writer};
+use crate::plan::Plan;
 use crate::progress::{Progress, headline};
 use crate::registry::Registry;
 use crate::{Error, Result, files, interrupt};
@@ -81,7 +82,8 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     files::write_json(&out.join("run.json"), &trainer.identity.made_with)?;
     let mut watch = Watch::new(&trainer.config, &registry, out, trainer.state.update)?;
     let saved = from.map(|from| (from.index.state.update, from.index.state.warmed_up));
-    Run { trainer, out: out.clone(), progress: None, saved, unwritten: Vec::new() }.train(&mut watch)
+    let plan = if saved.is_none() { Some(announce(&mut trainer)?) } else { None };
+    Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(&mut watch)
 }
 
 /// The newest checkpoint, every file verified. One that is damaged is refused, or set aside where `allowed`.
@@ -134,11 +136,23 @@ fn refuse_drift(from: &Checkpoint, trainer: &Trainer, allowed: bool) -> Result<(
     Err(Error::usage(message, "undo the change, start anew in another `--out`, or `--allow-drift` to go on".to_owned()))
 }
 
+/// Plans the run and says the gist of it. Its probe runs every phase once, so that what cannot work fails at once.
+fn announce(trainer: &mut Trainer) -> Result<Plan> {
+    let plan = Plan::of(trainer)?;
+    for line in plan.arithmetic.to_string().lines() {
+        tracing::info!("{line}");
+    }
+    plan.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(plan)
+}
+
 /// A run while it trains.
 struct Run {
     trainer: Trainer,
     out: PathBuf,
     progress: Option<Progress>,
+    /// What was planned, until the first update shows what is so.
+    plan: Option<Plan>,
     /// Update and warm-up of the newest checkpoint.
     saved: Option<(u64, u64)>,
     /// Records that the disk refused, to be written before the next one.
@@ -160,7 +174,11 @@ impl Run {
         let mut paused = 0.0;
         let limit = self.trainer.config.schedule.max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
         while self.trainer.state.update < updates && self.trainer.state.seconds < limit && !stop.is_raised() {
+            let started = Instant::now();
             let values = self.trainer.update().map_err(|error| failure::keep(&mut self.trainer, error, &self.out))?;
+            if let Some(plan) = self.plan.take() {
+                plan.compare(&values, started.elapsed().as_secs_f64()).report(&self.out)?;
+            }
             self.trainer.state.seconds = before + begun.elapsed().as_secs_f64() - paused;
             let update = self.trainer.state.update;
             if let Some(progress) = &mut self.progress {

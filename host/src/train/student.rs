@@ -132,7 +132,7 @@ fn train_step(
         add("dmd", &loss, context.config.objective.dmd.weight, shares.pair, meter)?;
     }
     if let Some(loss) = matching.gan(context, rewards, chunk)? {
-        networks.passes.backward(Role::Fake, x.size()[0]);
+        matching.count_backward(networks);
         add("gan", &loss, context.config.objective.gan.weight, shares.pair, meter)?;
     }
     if let Some(gradient) = gradient {
@@ -247,6 +247,16 @@ impl Matching {
             meter.add(&format!("dmd/{name}"), &value, shares.pair);
         }
         Ok(Some(matching.loss.mean(Kind::Float)))
+    }
+
+    /// Counts the generator loss's way back through the networks whose features it reads.
+    fn count_backward(&self, networks: &Networks) {
+        let Some(features) = &self.features else { return };
+        for (role, features) in [(Role::Fake, &features.fake), (Role::Teacher, &features.teacher)] {
+            if !features.is_empty() {
+                networks.passes.backward(role, self.x_s.size()[0]);
+            }
+        }
     }
 
     /// Sum of the learners' generator losses, a scalar.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use advdmd_nn::optim::{AdamW, Ema, clip_grad_norm};
-use advdmd_nn::{Weights, load_parameters};
+use advdmd_nn::{Weights, load_parameters, memory};
 use advdmd_sdk::BackboneInit;
 use tch::Tensor;
 
@@ -14,6 +14,7 @@ use super::guard::Guard;
 use super::inspection::Inspection;
 use super::metrics::Meter;
 use super::networks::Networks;
+use super::resident::{Ledger, Resident};
 use super::rewards::{Rewards, check_finite};
 use super::rollout::{Rollout, rollout};
 use super::student::{StudentContext, accumulate};
@@ -50,6 +51,8 @@ pub struct Trainer {
     pub random: Random,
     /// Counters.
     pub state: State,
+    /// What it holds in memory all the time.
+    pub resident: Resident,
     critic: Critic,
     optimizer: AdamW,
     ema: Ema,
@@ -70,16 +73,19 @@ impl Trainer {
             config: serde_json::to_value(&config).map_err(Error::failed)?,
         };
         let device = device::select(&config.compute)?;
+        let mut ledger = Ledger::begin(device);
         let random = Random::new(config.seed);
         let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
         let backbone = registry.backbone(&config.backbone, &init)?;
-        let networks = Networks::new(backbone, &config, random, device)?;
+        let networks = Networks::new(backbone, &config, random, device, &mut ledger)?;
         let data = data::open(&config.data)?;
         let prompts: Vec<&str> = data.prompts().iter().map(String::as_str).collect();
         let table = PromptTable::new(networks.backbone.as_ref(), &prompts)?;
+        ledger.book("embedded prompts");
         let sampler = registry.sampler(&config.sampler.component)?;
         let trajectory = Trajectory::new(sampler.as_ref(), config.sampler.steps, config.sampler.sigmas.as_deref())?;
         let mut rewards = Rewards::new(&config, registry, &networks, random)?;
+        ledger.book("rewards");
         let learners = rewards.all.iter_mut().map(|reward| {
             let learner = reward.reward.learner();
             learner
@@ -87,14 +93,19 @@ impl Trainer {
                 .transpose()
         });
         let learners = learners.collect::<Result<_, _>>()?;
+        ledger.book("moments of rewards");
         let student = networks.student.parameters();
+        let critic =
+            Critic { fake: AdamW::new(&networks.fake.parameters(), adamw(&config.critic.optimizer))?, learners };
+        let optimizer = AdamW::new(&student, adamw(&config.student.optimizer))?;
+        ledger.book("moments of networks");
+        let ema = Ema::new(&student, config.student.ema_decay)?;
+        ledger.book("averaged student");
         Ok(Self {
-            critic: Critic {
-                fake: AdamW::new(&networks.fake.parameters(), adamw(&config.critic.optimizer))?,
-                learners,
-            },
-            optimizer: AdamW::new(&student, adamw(&config.student.optimizer))?,
-            ema: Ema::new(&student, config.student.ema_decay)?,
+            critic,
+            optimizer,
+            ema,
+            resident: ledger.close(),
             guard: Guard::new(device)?,
             state: State::default(),
             failed: None,
@@ -145,8 +156,11 @@ impl Trainer {
     pub fn update(&mut self) -> Result<Values> {
         let before = self.state.clone();
         let mut meter = Meter::default();
+        let device = self.networks.device;
+        // A device that cannot be counted has no `memory/peak`.
+        let counted = memory::reset_peak(device).is_ok();
         let mut clock = Clock::start();
-        self.guard = Guard::new(self.networks.device)?;
+        self.guard = Guard::new(device)?;
         let rollout = self.roll(self.state.update)?;
         clock.lap("rollout", &mut meter);
         self.train_critic(&rollout, self.config.critic.updates as u64, &mut meter)?;
@@ -160,6 +174,9 @@ impl Trainer {
         clock.lap("optimizer", &mut meter);
         let mut values = meter.read()?;
         self.networks.passes.record_into(&mut values);
+        if counted {
+            values.insert("memory/peak".to_owned(), memory::read(device)?.peak as f64);
+        }
         if let Some((name, value)) = not_finite(&values) {
             check_finite(&self.rewards, &scores, &self.trajectory, &rollout, self.data.prompts())?;
             return Err(self.failure(name, value, before, rollout));
@@ -208,7 +225,7 @@ impl Trainer {
     }
 
     /// The scores of a rollout, as [`Rewards::score`] gives them; empty where no policy gradient reads them.
-    fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
+    pub(super) fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
         if self.config.objective.grpo.weight == 0.0 || self.rewards.all.is_empty() {
             return Ok(Vec::new());
         }
@@ -250,7 +267,7 @@ impl Trainer {
     }
 
     /// Adds the gradients of all objectives to the student's parameters.
-    fn accumulate_student(
+    pub(super) fn accumulate_student(
         &mut self,
         rollout: &Rollout,
         advantages: &[Option<Tensor>],
@@ -279,6 +296,8 @@ impl Trainer {
         self.guard.watch(&norm);
         self.optimizer.set_lr(lr);
         self.optimizer.step_unless(self.guard.tripped())?;
+        // Freed at once: rollout and critic of the next update have use for the memory.
+        self.optimizer.gradients().drop_all()?;
         Ok(self.ema.update_unless(self.guard.tripped())?)
     }
 
@@ -353,7 +372,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn accumulate_critic(&mut self, rollout: &Rollout, number: u64, meter: &mut Meter) -> Result<()> {
+    pub(super) fn accumulate_critic(&mut self, rollout: &Rollout, number: u64, meter: &mut Meter) -> Result<()> {
         let context = CriticContext {
             networks: &self.networks,
             trajectory: &self.trajectory,
@@ -364,7 +383,7 @@ impl Trainer {
         Critic::accumulate(&context, &mut self.rewards, rollout, number, meter)
     }
 
-    fn drop_gradients(&self) -> Result<()> {
+    pub(super) fn drop_gradients(&self) -> Result<()> {
         let optimizers = self.critic.learners.iter().flatten().chain([&self.critic.fake, &self.optimizer]);
         for optimizer in optimizers {
             optimizer.gradients().drop_all()?;

@@ -24,8 +24,6 @@ use crate::sampling::Trajectory;
 pub const TEACHER_STEPS: usize = 40;
 /// Seed of prompts and noise in evaluations: the same for every run, so that runs compare.
 const SEED: u64 = 1;
-/// Samples per forward pass.
-const BATCH: usize = 150;
 
 /// Evaluates teacher and student on the digit scenes and keeps the report up to date.
 pub struct Watch {
@@ -104,7 +102,9 @@ impl Watch {
     }
 
     fn evaluate(&mut self, trainer: &Trainer, setting: &Setting) -> Result<()> {
-        let scores = self.suite.evaluate(BATCH, |prompts, first| self.images(trainer, setting, prompts, first))?;
+        let scores = self.suite.evaluate(trainer.config.batch.micro_batch, |prompts, first| {
+            self.images(trainer, setting, prompts, first)
+        })?;
         let student = setting.subject == Subject::Student;
         let guided = if setting.guidance_scale == 1.0 { 1 } else { 2 };
         let sampler = if student { self.student_type.clone() } else { "ode-euler".to_owned() };
