@@ -1,11 +1,13 @@
 //! Prompts and the real images that belong to them.
 
+use std::path::Path;
+
 use rand::{Rng, RngCore};
 use tch::Tensor;
 
-use crate::Result;
 use crate::config::Data;
 use crate::digits::{Caption, Glyphs, Split, Task, sample_images};
+use crate::{Error, Result, prompt_file};
 
 /// A set of prompts with real images for each.
 pub trait Dataset: Send {
@@ -25,34 +27,64 @@ pub trait Dataset: Send {
 /// Opens the data set of a configuration.
 ///
 /// # Errors
-/// Data that cannot be read, or weights that are all zero.
+/// Data that cannot be read, or that no weight lets be drawn: names the file and the line.
 pub fn open(config: &Data) -> Result<Box<dyn Dataset>> {
     match config {
-        Data::Digits { task_weights } => Ok(Box::new(DigitScenes::new(*task_weights)?)),
+        Data::Digits { task_weights, prompts } => Ok(Box::new(DigitScenes::new(*task_weights, prompts.as_deref())?)),
     }
 }
 
-/// The embedded digit scenes: every caption of the grammar, and a new scene for each draw.
+/// The embedded digit scenes: every caption of the grammar or those of a file, and a new scene for each draw.
 struct DigitScenes {
     captions: Vec<Caption>,
     prompts: Vec<String>,
-    /// Of each task: its share of the draws, the first caption's id and the number of captions.
+    /// Of each task that has captions: its share of the draws, the first caption's id and the number of captions.
     tasks: Vec<(f64, usize, usize)>,
     glyphs: &'static Glyphs,
 }
 
 impl DigitScenes {
-    fn new(task_weights: [f64; 6]) -> Result<Self> {
-        let mut captions = Vec::new();
+    fn new(task_weights: [f64; 6], file: Option<&Path>) -> Result<Self> {
+        let chosen = match file {
+            Some(file) => captions_of(file)?,
+            None => Task::ALL.into_iter().flat_map(Caption::all).collect(),
+        };
+        let mut captions: Vec<Caption> = Vec::new();
         let mut tasks = Vec::new();
         for (task, weight) in Task::ALL.into_iter().zip(task_weights) {
-            let of_task = Caption::all(task);
-            tasks.push((weight, captions.len(), of_task.len()));
+            let of_task = chosen.iter().filter(|caption| caption.task() == task);
+            let first = captions.len();
             captions.extend(of_task);
+            if captions.len() > first {
+                tasks.push((weight, first, captions.len() - first));
+            }
+        }
+        if let Some(file) = file {
+            warn_of_undrawn(file, &tasks, captions.len())?;
         }
         let prompts = captions.iter().map(ToString::to_string).collect();
         Ok(Self { captions, prompts, tasks, glyphs: Glyphs::embedded()? })
     }
+}
+
+fn captions_of(file: &Path) -> Result<Vec<Caption>> {
+    let caption = |row: prompt_file::Row| {
+        row.prompt.parse().map_err(|error| Error::content(file, format!("{}: {error}", row.place)))
+    };
+    prompt_file::read(file)?.into_iter().map(caption).collect()
+}
+
+/// Says which captions of a file no draw can reach; an error where that is all of them.
+fn warn_of_undrawn(file: &Path, tasks: &[(f64, usize, usize)], captions: usize) -> Result<()> {
+    let undrawn: usize = tasks.iter().filter(|(weight, ..)| *weight == 0.0).map(|(.., count)| count).sum();
+    if undrawn == captions {
+        return Err(Error::content(file, "no caption can be drawn: `data.task_weights` gives 0 to the tasks of all"));
+    }
+    if undrawn > 0 {
+        let file = file.display();
+        tracing::warn!("{file}: {undrawn} of {captions} captions are never drawn: `data.task_weights` gives 0 to their tasks");
+    }
+    Ok(())
 }
 
 impl Dataset for DigitScenes {

@@ -1,37 +1,53 @@
 //! Choice of device and threads; CUDA is found at run time.
 
+use advdmd_sdk::abi::cuda;
 use tch::{Cuda, Device};
 
 use crate::config::Compute;
 use crate::{Error, Result};
 
+/// What [`parse`] takes, in words.
+pub const NAMES: &str = "\"cpu\", \"cuda\" or \"cuda:N\"";
+
+/// The device of that name; `None` for any other text.
+#[must_use]
+pub fn parse(name: &str) -> Option<Device> {
+    match name {
+        "cpu" => Some(Device::Cpu),
+        "cuda" => Some(Device::Cuda(0)),
+        other => other.strip_prefix("cuda:")?.parse().ok().map(Device::Cuda),
+    }
+}
+
 /// The device of a configuration, ready for use, with libtorch's thread count set.
 ///
 /// # Errors
-/// A device that is not named `cpu`, `cuda` or `cuda:N`, or CUDA that cannot be had: says what is missing.
+/// A device or number of threads that [`config`](crate::config) refuses, or CUDA that cannot be had: says what is missing.
 pub fn select(compute: &Compute) -> Result<Device> {
-    if compute.threads > 0 {
-        let threads = i32::try_from(compute.threads)
-            .map_err(|_| Error::config(format!("compute.threads: {} is too large", compute.threads)))?;
-        tch::set_num_threads(threads);
+    let Compute { device: name, threads, .. } = compute;
+    if *threads > 0 {
+        let count = i32::try_from(*threads).map_err(|_| Error::usage(format!("{threads} threads are too many"), None))?;
+        tch::set_num_threads(count);
     }
-    let index = match compute.device.as_str() {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => 0,
-        other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).ok_or_else(|| {
-            Error::config(format!("compute.device: expected `cpu`, `cuda` or `cuda:N`, found `{other}`"))
-        })?,
-    };
-    advdmd_sdk::abi::cuda::load()
-        .map_err(|source| Error::config(format!("compute.device = \"{}\": {source}", compute.device)))?;
+    let device = parse(name).ok_or_else(|| Error::usage(format!("no device {name:?}: expected {NAMES}"), None))?;
+    let Device::Cuda(index) = device else { return Ok(device) };
+    cuda::load().map_err(|cause| {
+        let hint = format!(
+            "install Python's torch 2.11.0 with CUDA and set {} to its `torch/lib` folder; `--device cpu` does without",
+            cuda::FOLDER_VARIABLE
+        );
+        Error::usage(format!("device {name:?} needs CUDA, which cannot be loaded: {cause}"), hint)
+    })?;
     let found = Cuda::device_count();
     if index as i64 >= found {
-        return Err(Error::config(format!(
-            "compute.device = \"{}\": libtorch sees {found} CUDA devices",
-            compute.device
-        )));
+        let message = match found {
+            0 => format!("device {name:?}: libtorch sees no CUDA device"),
+            found => format!("device {name:?}: libtorch sees {found}, \"cuda:0\" to \"cuda:{}\"", found - 1),
+        };
+        let hint = "`nvidia-smi` lists the devices and the driver; `--device cpu` does without".to_owned();
+        return Err(Error::usage(message, hint));
     }
-    Ok(Device::Cuda(index))
+    Ok(device)
 }
 
 /// The same device in the SDK's terms.

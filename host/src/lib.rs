@@ -18,6 +18,7 @@ pub mod plan;
 pub mod png;
 pub mod pretrain;
 pub mod progress;
+pub mod prompt_file;
 pub mod prompts;
 pub mod random;
 pub mod registry;

@@ -34,12 +34,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// The averaged student of a run's newest checkpoint.
+    /// The averaged student of a run's newest checkpoint. `sets` change the run's configuration, such as
+    /// `compute.device=cuda`.
     ///
     /// # Errors
     /// A folder that holds no run or no checkpoint, or plugins that are not found.
-    pub fn from_run(run: &Path) -> Result<Self> {
-        let config = load_run(&run.join("config.toml"), &[])?.config;
+    pub fn from_run(run: &Path, sets: &[String]) -> Result<Self> {
+        let path = run.join("config.toml");
+        if !path.exists() {
+            let hint = "give the folder that `advdmd train` wrote, such as `runs/NAME`".to_owned();
+            return Err(Error::usage(format!("{} holds no run: it has no config.toml", run.display()), hint));
+        }
+        let config = load_run(&path, sets)?.config;
         let Some(newest) = checkpoint::latest(run)? else {
             let hint = "train it first, or let it reach its first checkpoint".to_owned();
             return Err(Error::usage(format!("{} holds no checkpoint", run.display()), Some(hint)));

@@ -19,18 +19,20 @@ impl Trajectory {
     /// The trajectory of `sampler` over `sigmas`, or over its own schedule of `steps`.
     ///
     /// # Errors
-    /// Sigmas or coefficients that break the sampler's contract; names what and where.
+    /// Given sigmas that do not fall to 0; a sampler's sigmas or coefficients that break its contract.
     pub fn new(sampler: &dyn Sampler, steps: usize, sigmas: Option<&[f64]>) -> Result<Self> {
+        let fall = |sigmas: &[f64]| {
+            let falling = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
+            steps >= 1 && sigmas.len() == steps + 1 && falling && sigmas[0] <= 1.0 && sigmas[steps] == 0.0
+        };
+        let expected = format!("for {steps} steps: expected {} numbers that fall strictly from at most 1 to 0", steps + 1);
         let sigmas = match sigmas {
-            Some(sigmas) => sigmas.to_vec(),
+            Some(given) if fall(given) => given.to_vec(),
+            Some(given) => return Err(Error::usage(format!("sigmas {given:?} {expected}"), None)),
             None => sampler.sigmas(steps)?,
         };
-        let falling = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
-        if sigmas.len() != steps + 1 || !falling || sigmas[0] > 1.0 || sigmas[steps] != 0.0 || steps == 0 {
-            return Err(Error::config(format!(
-                "the sampler gave sigmas {sigmas:?} for {steps} steps: expected {} numbers that fall strictly from at most 1 to 0",
-                steps + 1
-            )));
+        if !fall(&sigmas) {
+            return Err(Error::contract(format!("the sampler gave sigmas {sigmas:?} {expected}")));
         }
         let transitions = (0..steps)
             .map(|step| {
@@ -59,9 +61,9 @@ fn check(transition: &Transition, step: usize, last: bool) -> Result<()> {
     let history = (1..=step + 1).contains(&b.len());
     let deterministic = *c == 0.0;
     if !finite || !history || *c < 0.0 || deterministic != (*log_prob == LogProb::None) || (last && !deterministic) {
-        return Err(Error::config(format!(
-            "the sampler's transition of step {step} breaks its contract: {transition:?}; expected finite numbers, 1 to {} \
-             velocities, noise of at least 0 with a log-probability exactly when it is above 0, and none in the last step",
+        return Err(Error::contract(format!(
+            "the sampler gave {transition:?} at step {step}: expected finite numbers, 1 to {} velocities, noise of at least \
+             0 with a log-probability exactly when it is above 0, and none in the last step",
             step + 1
         )));
     }

@@ -1,6 +1,7 @@
 //! Where the built program and plugins lie, and a small run, for tests of the whole system.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use advdmd::config::{Resolved, RunConfig, load_run};
 
@@ -47,7 +48,78 @@ pub fn plugin(stem: &str) -> PathBuf {
     existing(profile_dir().join("plugins").join(format!("lib{stem}.so")))
 }
 
+/// The library of `tests/faulty`, whose components fail on purpose. Cargo builds it with the tests.
+pub fn faulty() -> PathBuf {
+    existing(profile_dir().join("deps/libadvdmd_faulty.so"))
+}
+
 fn existing(path: PathBuf) -> PathBuf {
     assert!(path.exists(), "{} is missing: `cargo xtask build` makes it", path.display());
     path
+}
+
+/// A copy of the program in a folder of its own, with plugins beside it, as a user has it.
+pub struct Installation {
+    folder: tempfile::TempDir,
+}
+
+impl Installation {
+    /// With these libraries in its folder of plugins.
+    ///
+    /// # Panics
+    /// Where files cannot be written.
+    pub fn new(libraries: &[PathBuf]) -> Self {
+        let installation = Self { folder: tempfile::tempdir().expect("a folder is made") };
+        let program = installation.program();
+        let linked = std::fs::hard_link(self::program(), &program);
+        linked.or_else(|_| std::fs::copy(self::program(), &program).map(drop)).expect("the program is copied");
+        std::fs::create_dir(installation.folder().join("plugins")).expect("the folder is made");
+        for library in libraries {
+            let name = library.file_name().expect("a library has a name");
+            installation.write(&Path::new("plugins").join(name), std::fs::read(library).expect("the library is read"));
+        }
+        installation
+    }
+
+    /// With these of the shipped plugins, by the stems of their libraries.
+    pub fn with(stems: &[&str]) -> Self {
+        Self::new(&stems.iter().map(|stem| plugin(stem)).collect::<Vec<_>>())
+    }
+
+    /// The folder, which is also the program's working directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The program.
+    pub fn program(&self) -> PathBuf {
+        self.folder().join("advdmd")
+    }
+
+    /// Writes a file of the folder.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+        std::fs::write(self.folder().join(name), content).expect("the file is written");
+    }
+
+    /// The program with these arguments, in an environment that says nothing to it.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.program());
+        command.args(args).current_dir(self.folder()).env("OMP_NUM_THREADS", "1");
+        for name in ["ADVDMD_PLUGIN_PATH", "ADVDMD_TORCH_LIB", "LD_LIBRARY_PATH", "LD_PRELOAD", "RUST_BACKTRACE", "RUST_LOG"]
+        {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the program starts")
+    }
 }

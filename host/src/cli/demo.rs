@@ -7,6 +7,7 @@ use advdmd::train::{self, TrainOptions};
 use advdmd::{Result, files};
 use clap::Args;
 
+use super::compute_args::ComputeArgs;
 use super::{logging, train as command};
 
 /// The configuration of the demo.
@@ -24,6 +25,8 @@ pub struct Demo {
     /// Change a key, such as `--set objective.grpo.weight=0.0`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Go on after Ctrl-C
     #[arg(long)]
     resume: bool,
@@ -35,7 +38,7 @@ pub fn run(args: &Demo) -> Result<()> {
     files::write(&config, CONFIG.as_bytes())?;
     logging::record_in(&args.out);
     let minutes = args.minutes.map(|minutes| format!("schedule.max_minutes={minutes:?}"));
-    let sets: Vec<String> = args.sets.iter().cloned().chain(minutes).collect();
+    let sets: Vec<String> = args.sets.iter().cloned().chain(args.compute.sets()).chain(minutes).collect();
     let options = TrainOptions { out: args.out.clone(), resume: args.resume, allow_drift: false };
     let outcome = train::run(load_run(&config, &sets)?, &options)?;
     command::conclude(&args.out, &outcome, &format!("advdmd demo --out {} --resume", args.out.display()))

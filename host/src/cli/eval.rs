@@ -18,10 +18,10 @@ pub struct Eval {
     #[arg(long, value_enum)]
     suite: Suite,
     /// Prompts of each task
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = super::at_least_one)]
     prompts_per_task: usize,
     /// Images per forward pass
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = super::at_least_one)]
     batch: usize,
     /// Write the table as JSON as well
     #[arg(long, value_name = "FILE")]

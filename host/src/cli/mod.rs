@@ -1,5 +1,6 @@
 //! The command line: one file per command, each of which calls the library.
 
+mod compute_args;
 mod config;
 mod demo;
 mod digits;
@@ -80,13 +81,27 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start(cli.verbosity);
-    match dispatch(cli.command) {
+    match loaded_libtorch().and_then(|()| dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             render::error(&error);
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Another libtorch than that of the build may start and then compute anything.
+fn loaded_libtorch() -> Result<(), Error> {
+    advdmd_sdk::abi::libtorch::check().map_err(|error| {
+        let hint = "it comes from LD_LIBRARY_PATH: take its folder out, or put libtorch's own first".to_owned();
+        Error::usage(error, hint)
+    })
+}
+
+/// For options that count something.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let count: usize = text.parse().map_err(|_| "expected a whole number, 1 or more".to_owned())?;
+    if count == 0 { Err("expected 1 or more".to_owned()) } else { Ok(count) }
 }
 
 fn dispatch(command: Command) -> Result<(), Error> {

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use advdmd::config::{Component, Compute};
+use advdmd::config::Component;
 use advdmd::model::Model;
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
 use advdmd::{Error, Result};
-use advdmd_sdk::DType;
 use clap::Args;
 use serde_json::{Map, Value};
+
+use super::compute_args::ComputeArgs;
 
 /// A run's student, or a backbone with a model; and how to sample with it.
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR", requires = "backbone")]
     model: Option<PathBuf>,
     /// Sampler steps [default: those of the run, or 40]
-    #[arg(long, value_name = "N", conflicts_with = "sigmas")]
+    #[arg(long, value_name = "N", conflicts_with = "sigmas", value_parser = super::at_least_one)]
     steps: Option<usize>,
     /// The sampler's sigmas, falling from at most 1 to 0
     #[arg(long, value_name = "S,S,..", value_delimiter = ',')]
@@ -41,12 +42,8 @@ pub struct ModelArgs {
     /// Seed of the initial noise
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// `cpu`, `cuda` or `cuda:N`; for a backbone
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// CPU threads, 0 for all cores; for a backbone
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// Steps of a model that is no student.
@@ -63,7 +60,7 @@ impl ModelArgs {
         }
         let registry = Registry::discover(&[])?;
         let mut model = match (&self.run, &self.backbone) {
-            (Some(run), _) => Model::from_run(run)?,
+            (Some(run), _) => Model::from_run(run, &self.compute.sets())?,
             (None, Some(backbone)) => self.bare(&registry, backbone)?,
             (None, None) => return Err(Error::usage("name a model: `--run DIR`, or `--backbone TYPE`", None)),
         };
@@ -71,27 +68,23 @@ impl ModelArgs {
             model.with_sampler(&registry, &component(sampler, &self.sampler_sets)?)?;
         }
         let steps = match (&self.sigmas, self.steps) {
-            (Some(sigmas), _) => sigmas.len().saturating_sub(1),
+            (Some(sigmas), _) => sigmas.len().saturating_sub(1).max(1),
             (None, Some(steps)) => steps,
             (None, None) => model.steps.unwrap_or(MANY_STEPS),
         };
-        if steps == 0 {
-            return Err(Error::usage(
-                "a trajectory has at least 1 step",
-                Some("`--steps 4`, or `--sigmas 1,0.5,0`".to_owned()),
-            ));
-        }
         let trajectory = model.trajectory(steps, self.sigmas.as_deref())?;
         Ok((model, trajectory))
     }
 
     fn bare(&self, registry: &Registry, backbone: &str) -> Result<Model> {
-        let compute = Compute { device: self.device.clone(), dtype: DType::F32, threads: self.threads };
         let mut options = Map::new();
         if let Some(model) = &self.model {
+            if !model.exists() {
+                return Err(Error::usage(format!("--model: {} does not exist", model.display()), None));
+            }
             options.insert("model".to_owned(), model.to_string_lossy().into_owned().into());
         }
-        Model::from_backbone(registry, &compute, &Component { r#type: backbone.to_owned(), options })
+        Model::from_backbone(registry, &self.compute.compute()?, &Component { r#type: backbone.to_owned(), options })
     }
 }
 

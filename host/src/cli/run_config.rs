@@ -7,6 +7,8 @@ use advdmd::config::{self, PretrainConfig, Resolved, RunConfig};
 use advdmd::registry::Registry;
 use clap::Args;
 
+use super::compute_args::ComputeArgs;
+
 /// A configuration file and changes to it.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
@@ -15,7 +17,9 @@ pub struct ConfigArgs {
     pub config: PathBuf,
     /// Change a key, such as `--set batch.groups=4` or `--set reward.0.weight=0.5`; values are TOML
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
+    sets: Vec<String>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 impl ConfigArgs {
@@ -24,16 +28,21 @@ impl ConfigArgs {
         PathBuf::from("runs").join(self.config.file_stem().unwrap_or_else(|| "run".as_ref()))
     }
 
+    /// All changes to the file: `--set`, then the options that stand for keys.
+    pub fn sets(&self) -> Vec<String> {
+        [self.sets.clone(), self.compute.sets()].concat()
+    }
+
     /// The configuration of a training run, checked against its plugins.
     pub fn load_run(&self) -> Result<Resolved<RunConfig>> {
-        let mut resolved = config::load_run(&self.config, &self.sets)?;
+        let mut resolved = config::load_run(&self.config, &self.sets())?;
         Registry::discover(&resolved.config.plugins.paths)?.resolve(&mut resolved)?;
         Ok(resolved)
     }
 
     /// The configuration of a pretraining run, checked against its plugins.
     pub fn load_pretrain(&self) -> Result<Resolved<PretrainConfig>> {
-        let mut resolved = config::load_pretrain(&self.config, &self.sets)?;
+        let mut resolved = config::load_pretrain(&self.config, &self.sets())?;
         Registry::discover(&resolved.config.plugins.paths)?.resolve(&mut resolved)?;
         Ok(resolved)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use advdmd::progress::Progress;
-use advdmd::{Error, Result, files, png};
+use advdmd::{Error, Result, files, png, prompt_file};
 use advdmd_nn::Weights;
 use clap::Args;
 use tch::{Kind, Tensor};
@@ -23,10 +23,10 @@ pub struct Sample {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Images per prompt
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::at_least_one)]
     count: usize,
     /// Images per forward pass
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = super::at_least_one)]
     batch: usize,
     /// Initial latents `[B, C, h, w]` (tensor `latents`) instead of noise from the seed
     #[arg(long, value_name = "IN.safetensors")]
@@ -48,8 +48,8 @@ pub fn run(args: &Sample) -> Result<()> {
     files::create_dir(&args.out)?;
     let mut progress = Progress::new("sampling", 0, prompts.len() as u64);
     let mut finals = Vec::new();
-    for (index, chunk) in prompts.chunks(args.batch.max(1)).enumerate() {
-        let first = index * args.batch.max(1);
+    for (index, chunk) in prompts.chunks(args.batch).enumerate() {
+        let first = index * args.batch;
         let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
         let noise = match &given {
             Some(latents) => latents.narrow(0, first as i64, chunk.len() as i64).to_device(model.device()),
@@ -77,18 +77,8 @@ pub fn run(args: &Sample) -> Result<()> {
 fn prompts(args: &Sample) -> Result<Vec<String>> {
     let list = match &args.prompts {
         None => args.prompt.clone(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
-            if text.trim_start().starts_with('[') {
-                serde_json::from_str(&text).map_err(|error| Error::content(path, error))?
-            } else {
-                text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect()
-            }
-        }
+        Some(path) => prompt_file::read(path)?.into_iter().map(|row| row.prompt).collect(),
     };
-    if list.is_empty() || args.count == 0 {
-        return Err(Error::usage("there is no prompt to sample", None));
-    }
     Ok(list.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect())
 }
 

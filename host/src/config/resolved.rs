@@ -93,9 +93,7 @@ fn load<T: Settings>(path: &Path, sets: &[String]) -> Result<Resolved<T>> {
     let check =
         Check { tree: &tree, at: KeyPath::default(), schema: &schema, more_keys: Vec::new(), elsewhere: &elsewhere };
     refuse(with_recipe_hint::<T>(check.faults(&tree.to_json())?, &tree))?;
-    let plugin_paths = KeyPath::of("plugins.paths");
-    let count = tree.get(&plugin_paths).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
-    for path in (0..count).map(|index| plugin_paths.child(index)) {
+    for path in host_paths(&tree) {
         make_absolute(&mut tree, &path)?;
         refuse(missing_file(&tree, &path).into_iter().collect())?;
     }
@@ -147,8 +145,15 @@ impl<T: Settings> Resolved<T> {
     }
 }
 
+/// The host's own keys that are paths of things to read.
+fn host_paths(tree: &Node) -> Vec<KeyPath> {
+    let plugins = KeyPath::of("plugins.paths");
+    let count = tree.get(&plugins).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
+    (0..count).map(|index| plugins.child(index)).chain([KeyPath::of("data.prompts")]).collect()
+}
+
 /// The fault of a path that leads nowhere.
-fn missing_file(tree: &Node, path: &KeyPath) -> Option<Fault> {
+pub(crate) fn missing_file(tree: &Node, path: &KeyPath) -> Option<Fault> {
     let node = tree.get(path)?;
     let Value::Scalar(Json::String(file)) = &node.value else { return None };
     let hint = match node.at.source.kind {

@@ -7,6 +7,7 @@ use advdmd_sdk::{DType, Tuning};
 use super::pretrain::PretrainConfig;
 use super::schema::{Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RunConfig};
 use super::tree::KeyPath;
+use crate::device;
 
 /// A value that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,17 +108,18 @@ impl Rules {
     }
 
     fn compute(&mut self, compute: &Compute) {
-        let device = compute.device.as_str();
-        let index = device.strip_prefix("cuda:").map(str::parse::<usize>);
-        let known = matches!(device, "cpu" | "cuda") || matches!(index, Some(Ok(_)));
-        self.expect(known, "compute.device", format!("{device:?}"), "\"cpu\", \"cuda\" or \"cuda:N\"");
+        let known = device::parse(&compute.device).is_some();
+        self.expect(known, "compute.device", format!("{:?}", compute.device), device::NAMES);
         let floats = matches!(compute.dtype, DType::F32 | DType::F64 | DType::F16 | DType::Bf16);
         let found = format!("{:?}", compute.dtype).to_lowercase();
         self.expect(floats, "compute.dtype", found, "a float type: \"f32\", \"bf16\", \"f16\" or \"f64\"");
+        // libtorch counts threads in 32 bits.
+        let most = i32::MAX as usize;
+        self.expect(compute.threads <= most, "compute.threads", compute.threads, &format!("at most {most}"));
     }
 
     fn data(&mut self, data: &Data) {
-        let Data::Digits { task_weights } = data;
+        let Data::Digits { task_weights, prompts: _ } = data;
         for (index, &weight) in task_weights.iter().enumerate() {
             self.not_negative(&format!("data.task_weights.{index}"), weight);
         }

@@ -96,6 +96,11 @@ pub enum Data {
     Digits {
         /// Relative frequency of the tasks, in the order single, two, counting, colours, position, attribute.
         task_weights: [f64; 6],
+        /// Only these captions: a file with one a line, or a JSON list of strings. A task without captions in it is
+        /// not drawn; the others keep their relative frequency.
+        #[serde(default)]
+        #[schemars(extend("format" = "path"))]
+        prompts: Option<PathBuf>,
     },
 }
 

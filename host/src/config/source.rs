@@ -84,6 +84,12 @@ impl Source {
 }
 
 impl Origin {
+    /// The text of the span, if it lies in its source.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.source.text.get(self.span.clone())
+    }
+
     /// The origin as a place of an error.
     #[must_use]
     pub fn place(&self) -> Place {

@@ -211,8 +211,12 @@ fn convert_table(table: DeTable<'_>, source: &Arc<Source>, faults: &mut Vec<Faul
 
 fn convert(value: Spanned<DeValue<'_>>, source: &Arc<Source>, key: Origin, faults: &mut Vec<Fault>) -> Node {
     let at = Origin { source: Arc::clone(source), span: value.span() };
-    let mut refuse = |message: &str| {
-        faults.push(Fault { message: message.to_owned(), place: Some(at.place()), hint: None });
+    let mut refuse = |expected: &str| {
+        // The key as it is written; an element of an array has only itself.
+        let name = key.text().filter(|_| key != at).map(|name| format!("`{}`: ", name.trim())).unwrap_or_default();
+        let found = at.text().unwrap_or_default();
+        let message = format!("{name}expected {expected}, found {found}");
+        faults.push(Fault { message, place: Some(at.place()), hint: None });
         Value::Scalar(Json::Null)
     };
     let value = match value.into_inner() {
@@ -220,13 +224,13 @@ fn convert(value: Spanned<DeValue<'_>>, source: &Arc<Source>, key: Origin, fault
         DeValue::Boolean(flag) => Value::Scalar(Json::Bool(flag)),
         DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) => Value::Scalar(number.into()),
-            Err(_) => refuse("the integer does not fit in 64 bits"),
+            Err(_) => refuse("an integer of 64 bits"),
         },
         DeValue::Float(float) => match float.as_str().parse().ok().and_then(serde_json::Number::from_f64) {
             Some(number) => Value::Scalar(Json::Number(number)),
-            None => refuse("expected a finite number"),
+            None => refuse("a finite number"),
         },
-        DeValue::Datetime(_) => refuse("no key takes a date; write it in quotes for a string"),
+        DeValue::Datetime(_) => refuse("a number, string, boolean, array or table (quotes make a date a string)"),
         DeValue::Array(items) => {
             let item = |item: Spanned<_>| {
                 let origin = Origin { source: Arc::clone(source), span: item.span() };

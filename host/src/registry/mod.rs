@@ -110,9 +110,10 @@ impl Registry {
     fn open(&mut self, path: PathBuf, named_by: NamedBy, place: &std::path::Path) -> Result<()> {
         let file = match provider::open(&path) {
             Ok(file) => file,
-            // Other libraries may lie in a folder; a file that was named is meant to be a plugin.
+            // Other libraries may lie in a folder; they are told of only where a component is missed.
             Err(error) if error.foreign && path != place => {
-                tracing::debug!(path = %path.display(), "not a plugin");
+                tracing::debug!("{} is not used: {}", path.display(), error.reason);
+                self.refused.push(Refused { path, reason: error.reason });
                 return Ok(());
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::{Entry, Registry};
-use crate::config::{Check, KeyPath, Resolved, SchemaView, Settings, json_schema, make_absolute, refuse};
+use crate::config::{Check, KeyPath, Resolved, SchemaView, Settings, json_schema, make_absolute, missing_file, refuse};
 use crate::error::{Error, Fault, Result};
 
 impl Registry {
@@ -28,11 +28,12 @@ impl Registry {
     /// relative to the configuration file, or for a `--set` to the working directory.
     ///
     /// # Errors
-    /// As [`Registry::validate`], which it does first.
+    /// As [`Registry::validate`], which it does first; a path that leads nowhere.
     pub fn resolve<T: Settings>(&self, resolved: &mut Resolved<T>) -> Result<()> {
         self.validate(resolved)?;
         let paths = self.paths(resolved)?;
-        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path)))
+        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path)))?;
+        refuse(paths.iter().filter_map(|path| missing_file(resolved.tree(), path)).collect())
     }
 
     /// Where the plugins' tables hold paths.

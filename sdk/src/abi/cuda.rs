@@ -16,7 +16,7 @@ pub const FOLDER_VARIABLE: &str = "ADVDMD_TORCH_LIB";
 /// It is looked for in `$ADVDMD_TORCH_LIB`, then where the dynamic loader looks (`$LD_LIBRARY_PATH`).
 ///
 /// # Errors
-/// The library or one that it needs is not found, or fits another libtorch; the loader's own words are in the message.
+/// The library or one that it needs is not found, or fits another libtorch: the dynamic linker's own words.
 pub fn load() -> Result<()> {
     let path = match env::var_os(FOLDER_VARIABLE) {
         Some(folder) => PathBuf::from(folder).join(LIBRARY),
@@ -25,9 +25,8 @@ pub fn load() -> Result<()> {
     // SAFETY: the library's initialisers register its kernels with the libtorch that is loaded already; a library of
     // another version lacks symbols or brings its own, and RTLD_NOW then makes dlopen fail instead of a later call.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| {
-        Error::config(format!(
-            "no CUDA: {error}. Install Python's torch 2.11.0 with CUDA and set {FOLDER_VARIABLE} to its `torch/lib` folder"
-        ))
+        // libloading's own text only says that it failed; the system's is its source.
+        Error::config(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
     })?;
     // Never unloaded: its kernels are registered in libtorch.
     std::mem::forget(library);

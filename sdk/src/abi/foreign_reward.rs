@@ -9,22 +9,45 @@ use crate::{Needs, Result, Reward, RewardBatch};
 pub(super) struct ForeignReward {
     object: RewardObject,
     needs: Needs,
+    #[cfg(feature = "torch")]
+    learns: bool,
 }
 
 // SAFETY: the object holds a `Reward`, which is `Send`; the protocol asks the same of other languages.
 unsafe impl Send for ForeignReward {}
 
 impl ForeignReward {
-    /// Takes over an object and asks for its needs, so that a failure there is an error and no panic.
+    /// Takes over an object and asks for its needs and its learner's parameters, so that a failure there is an error: the
+    /// traits leave no way to fail later but a panic.
     ///
     /// # Safety
     /// The object is valid and nobody else's.
     pub(super) unsafe fn new(object: RewardObject) -> Result<Self> {
-        let mut this = Self { object, needs: Needs::default() };
+        let mut this = Self {
+            object,
+            needs: Needs::default(),
+            #[cfg(feature = "torch")]
+            learns: false,
+        };
         let RewardObject { data, vtable } = object;
         // SAFETY: the object is valid.
         this.needs = call(|out| unsafe { vtable.needs()(data, out) })?.json("needs")?;
+        #[cfg(feature = "torch")]
+        {
+            // SAFETY: as above.
+            this.learns = call(|out| unsafe { vtable.has_learner()(data, out) })?.number("has_learner")? != 0.0;
+            if this.learns {
+                this.learner_parameters()?;
+            }
+        }
         Ok(this)
+    }
+
+    #[cfg(feature = "torch")]
+    fn learner_parameters(&self) -> Result<Vec<(String, tch::Tensor)>> {
+        let RewardObject { data, vtable } = self.object;
+        // SAFETY: the object is valid until it is dropped, and the host calls from one thread at a time.
+        Ok(call(|out| unsafe { vtable.learner_parameters()(data, out) })?.into_tensors())
     }
 }
 
@@ -57,22 +80,15 @@ impl Reward for ForeignReward {
 
     #[cfg(feature = "torch")]
     fn learner(&mut self) -> Option<&mut dyn crate::Learner> {
-        let RewardObject { data, vtable } = self.object;
-        // SAFETY: as in `score`.
-        let answer = call(|out| unsafe { vtable.has_learner()(data, out) });
-        let present = answer.and_then(|answer| answer.number("has_learner"));
-        // The trait leaves no way to fail but the panic that the reward itself would have raised here.
-        (present.unwrap_or_else(|error| panic!("{error}")) != 0.0).then_some(self)
+        if self.learns { Some(self) } else { None }
     }
 }
 
 #[cfg(feature = "torch")]
 impl crate::Learner for ForeignReward {
     fn parameters(&self) -> Vec<(String, tch::Tensor)> {
-        let RewardObject { data, vtable } = self.object;
-        // SAFETY: as in `score`; the host calls from one thread at a time.
-        let answer = call(|out| unsafe { vtable.learner_parameters()(data, out) });
-        answer.unwrap_or_else(|error| panic!("{error}")).into_tensors()
+        // They were given once before; a plugin that now fails gets the panic that its own code would have raised here.
+        self.learner_parameters().unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn discriminator_loss(

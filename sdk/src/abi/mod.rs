@@ -42,6 +42,8 @@ pub mod cuda;
 mod elf;
 #[cfg(feature = "loader")]
 mod foreign_reward;
+#[cfg(all(feature = "loader", feature = "torch"))]
+pub mod libtorch;
 #[cfg(feature = "loader")]
 mod load_error;
 #[cfg(feature = "loader")]
