@@ -82,7 +82,9 @@ fn warn_of_undrawn(file: &Path, tasks: &[(f64, usize, usize)], captions: usize) 
     }
     if undrawn > 0 {
         let file = file.display();
-        tracing::warn!("{file}: {undrawn} of {captions} captions are never drawn: `data.task_weights` gives 0 to their tasks");
+        tracing::warn!(
+            "{file}: {undrawn} of {captions} captions are never drawn: `data.task_weights` gives 0 to their tasks"
+        );
     }
     Ok(())
 }
@@ -108,5 +110,32 @@ impl Dataset for DigitScenes {
 
     fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Tensor> {
         Ok(sample_images(&[self.captions[prompt]], self.glyphs, Split::Train, rng)?.squeeze_dim(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// The prompts that a thousand draws reach.
+    fn drawn(task_weights: [f64; 6], file: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("captions.txt");
+        std::fs::write(&path, file).unwrap();
+        let data = open(&Data::Digits { task_weights, prompts: Some(path) }).unwrap();
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let ids: BTreeSet<usize> = (0..1000).map(|_| data.draw(&mut rng)).collect();
+        ids.into_iter().map(|id| data.prompts()[id].clone()).collect()
+    }
+
+    #[test]
+    fn only_the_captions_of_the_file_are_drawn() {
+        let file = "three 7s\na red 7\na 4\na blue 3\n";
+        assert_eq!(drawn([1.0; 6], file), ["a 4", "three 7s", "a red 7", "a blue 3"]);
+        assert_eq!(drawn([1.0, 1.0, 0.0, 1.0, 1.0, 1.0], file), ["a 4", "a red 7", "a blue 3"]);
     }
 }

@@ -26,7 +26,8 @@ pub fn parse(name: &str) -> Option<Device> {
 pub fn select(compute: &Compute) -> Result<Device> {
     let Compute { device: name, threads, .. } = compute;
     if *threads > 0 {
-        let count = i32::try_from(*threads).map_err(|_| Error::usage(format!("{threads} threads are too many"), None))?;
+        let count =
+            i32::try_from(*threads).map_err(|_| Error::usage(format!("{threads} threads are too many"), None))?;
         tch::set_num_threads(count);
     }
     let device = parse(name).ok_or_else(|| Error::usage(format!("no device {name:?}: expected {NAMES}"), None))?;

@@ -21,7 +21,7 @@ pub struct Row {
 pub fn read(path: &Path) -> Result<Vec<Row>> {
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
         Error::content(path, format!("line {line} is not UTF-8"))
     })?;
     let rows = if text.trim_start().starts_with('[') {
@@ -52,7 +52,9 @@ mod tests {
 
     #[test]
     fn lines_and_lists_know_their_places() {
-        let expected = |places: [&str; 2]| Ok(places.into_iter().zip(["a 7", "[x] b"]).map(|(a, b)| (a.into(), b.into())).collect());
+        let expected = |places: [&str; 2]| {
+            Ok(places.into_iter().zip(["a 7", "[x] b"]).map(|(a, b)| (a.into(), b.into())).collect())
+        };
         let found = |bytes| rows(bytes).map_err(|error| error.to_string());
         assert_eq!(found(b"a 7 \r\n\n[x] b\n"), expected(["line 1", "line 3"]));
         assert_eq!(found(b" [\"a 7\",\n\"[x] b\"]"), expected(["entry 1", "entry 2"]));

@@ -25,7 +25,8 @@ impl Trajectory {
             let falling = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
             steps >= 1 && sigmas.len() == steps + 1 && falling && sigmas[0] <= 1.0 && sigmas[steps] == 0.0
         };
-        let expected = format!("for {steps} steps: expected {} numbers that fall strictly from at most 1 to 0", steps + 1);
+        let expected =
+            format!("for {steps} steps: expected {} numbers that fall strictly from at most 1 to 0", steps + 1);
         let sigmas = match sigmas {
             Some(given) if fall(given) => given.to_vec(),
             Some(given) => return Err(Error::usage(format!("sigmas {given:?} {expected}"), None)),

@@ -76,7 +76,8 @@ impl Installation {
         std::fs::create_dir(installation.folder().join("plugins")).expect("the folder is made");
         for library in libraries {
             let name = library.file_name().expect("a library has a name");
-            installation.write(&Path::new("plugins").join(name), std::fs::read(library).expect("the library is read"));
+            let bytes = std::fs::read(library).expect("the library is read");
+            installation.write(Path::new("plugins").join(name), bytes);
         }
         installation
     }
@@ -108,7 +109,8 @@ impl Installation {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         command.args(args).current_dir(self.folder()).env("OMP_NUM_THREADS", "1");
-        for name in ["ADVDMD_PLUGIN_PATH", "ADVDMD_TORCH_LIB", "LD_LIBRARY_PATH", "LD_PRELOAD", "RUST_BACKTRACE", "RUST_LOG"]
+        for name in
+            ["ADVDMD_PLUGIN_PATH", "ADVDMD_TORCH_LIB", "LD_LIBRARY_PATH", "LD_PRELOAD", "RUST_BACKTRACE", "RUST_LOG"]
         {
             command.env_remove(name);
         }

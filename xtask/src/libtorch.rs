@@ -17,13 +17,11 @@ mod python;
 mod wheel;
 
 use crate::project::{Project, cache_folder};
+pub use advdmd_build::libtorch::VERSION;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::{env, fs};
-
-/// The version that `tch` 0.24 was generated from; it works with no other.
-pub const VERSION: &str = "2.11.0";
 
 /// A usable libtorch and where it came from.
 pub struct Libtorch {

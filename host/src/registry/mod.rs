@@ -245,6 +245,11 @@ impl Registry {
             None if self.files.is_empty() && there.is_empty() => {
                 format!("no plugins were found: build them with `cargo xtask build`, or set {PATH_VARIABLE}")
             }
+            None if !self.refused.is_empty() => {
+                format!(
+                    "mend or rebuild the refused file, or add another folder to `[plugins] paths` or to {PATH_VARIABLE}"
+                )
+            }
             None => format!("add its plugin's folder to `[plugins] paths` or to {PATH_VARIABLE}"),
         };
         (message, hint)

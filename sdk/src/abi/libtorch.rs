@@ -33,7 +33,8 @@ fn loaded() -> Option<String> {
 /// The file that was loaded, as the system tells it.
 fn file() -> Option<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let path = maps.lines().filter_map(|line| Some(&line[line.find('/')?..])).find(|path| path.ends_with("/libtorch_cpu.so"));
+    let path =
+        maps.lines().filter_map(|line| Some(&line[line.find('/')?..])).find(|path| path.ends_with("/libtorch_cpu.so"));
     path.map(str::to_owned)
 }
 

@@ -21,12 +21,8 @@ enum How {
     Failed,
     /// NaN for the second sample.
     Nan,
-    /// Infinity for the second sample.
-    Infinite,
     /// One score for all samples.
     OneForAll,
-    /// A score more than there are samples.
-    TooMany,
 }
 
 impl RewardConfig for FaultyScore {
@@ -46,9 +42,7 @@ impl Reward for FaultyScore {
             How::Panic => panic!("attempt to divide by zero"),
             How::Failed => return Err(Error::failed("the server answered 503 Service Unavailable")),
             How::Nan => scores[1] = f32::NAN,
-            How::Infinite => scores[1] = f32::INFINITY,
             How::OneForAll => scores.truncate(1),
-            How::TooMany => scores.push(0.5),
         }
         Ok(scores)
     }

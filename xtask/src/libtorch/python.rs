@@ -69,7 +69,7 @@ fn probe(program: PathBuf) -> Option<Python> {
 pub fn link_torch<'a>(pythons: &'a [Python], cache: &Cache) -> Option<(&'a Python, PathBuf)> {
     for python in pythons {
         let Some(torch) = &python.torch else { continue };
-        if layout::without_build_tag(&torch.version) != VERSION {
+        if advdmd_build::libtorch::without_build_tag(&torch.version) != VERSION {
             eprintln!("{} has torch {}; not used, {VERSION} is needed", python.program.display(), torch.version);
             continue;
         }
