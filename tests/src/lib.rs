@@ -17,6 +17,11 @@ pub const TINY: [&str; 2] = [
     "backbone.architecture={ num_layers = 2, num_attention_heads = 2, attention_head_dim = 16, patch_size = 8 }",
 ];
 
+/// Whether a number of an update says how long or how much it took, not what was computed: no two runs agree in those.
+pub fn is_effort(name: &str) -> bool {
+    name.starts_with("time/") || name.starts_with("memory/")
+}
+
 /// [`CONFIG`] with changes, written to `folder`.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use {backbone_digits as _, reward_adversarial as _, sampler_flow as _};
 use advdmd::config::load_run;
 use advdmd::registry::Registry;
 use advdmd::train::{Trainer, Values};
-use advdmd_tests::{PLUGINS, plugin};
+use advdmd_tests::{PLUGINS, is_effort, plugin};
 
 fn train(registry: &Registry) -> (Vec<Values>, Vec<(String, tch::Tensor)>) {
     let folder = tempfile::tempdir().unwrap();
@@ -14,7 +14,7 @@ fn train(registry: &Registry) -> (Vec<Values>, Vec<(String, tch::Tensor)>) {
     let mut resolved = load_run(&path, &["student.optimizer.lr=1e-3".to_owned()]).unwrap();
     registry.resolve(&mut resolved).unwrap();
     let mut trainer = Trainer::new(&resolved, registry).unwrap();
-    let timeless = |values: Values| values.into_iter().filter(|(name, _)| !name.starts_with("time/")).collect();
+    let timeless = |values: Values| values.into_iter().filter(|(name, _)| !is_effort(name)).collect();
     let values = (0..3).map(|_| timeless(trainer.update().unwrap())).collect();
     (values, trainer.networks.student.parameters())
 }

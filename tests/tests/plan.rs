@@ -149,7 +149,8 @@ fn a_long_run_is_flat() {
     println!("{seen:?}");
     for pair in seen.windows(2) {
         let ((held, peak, _), (later, later_peak, _)) = (pair[0], pair[1]);
-        assert_eq!(held, later, "bytes of tensors between updates");
+        // The allocator may hand out a larger block than it was asked for; a leak of one float an update would be 2 kB.
+        assert!(later.abs_diff(held) < 1024, "{held} bytes of tensors, later {later}");
         assert!(later_peak <= peak + peak / 100, "{peak} then {later_peak}");
     }
     let (first, last) = (seen[1].2, seen[seen.len() - 1].2);

@@ -28,6 +28,13 @@ impl ConfigArgs {
         PathBuf::from("runs").join(self.config.file_stem().unwrap_or_else(|| "run".as_ref()))
     }
 
+    /// The same with more changes, which win over all others.
+    pub fn with<'a>(&self, sets: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut all = self.sets();
+        all.extend(sets.into_iter().map(str::to_owned));
+        Self { config: self.config.clone(), sets: all, compute: ComputeArgs::default() }
+    }
+
     /// All changes to the file: `--set`, then the options that stand for keys.
     pub fn sets(&self) -> Vec<String> {
         [self.sets.clone(), self.compute.sets()].concat()

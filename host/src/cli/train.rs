@@ -65,11 +65,7 @@ pub fn run(args: &Train) -> Result<()> {
 fn fast_dev_run(args: &Train, out: &Path) -> Result<()> {
     let begun = Instant::now();
     files::remove_dir(out)?;
-    let load = |more: &[&str]| {
-        let mut config = args.config.clone();
-        config.sets.extend(FAST.iter().chain(more).map(|set| (*set).to_owned()));
-        config.load_run()
-    };
+    let load = |more: &[&'static str]| args.config.with(FAST.iter().chain(more).copied()).load_run();
     let options = TrainOptions { out: out.to_owned(), ..TrainOptions::default() };
     let first = train::run(load(&["schedule.updates=2"])?, &options)?;
     let last = train::run(load(&[])?, &TrainOptions { resume: true, ..options })?;

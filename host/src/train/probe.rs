@@ -7,6 +7,7 @@ use advdmd_nn::optim::{AdamW, AdamWConfig, clip_grad_norm};
 use tch::{Cuda, Device, Kind, Tensor};
 
 use super::metrics::Meter;
+use super::rewards::check_finite;
 use super::rollout::{Rollout, rollout};
 use super::trainer::Trainer;
 use crate::Result;
@@ -43,10 +44,10 @@ pub struct Probe {
 const SCRATCH: i64 = 1 << 20;
 
 impl Trainer {
-    /// Runs each phase once on `samples` samples. Weights, moments, averages and counters stay what they are.
+    /// Runs each phase once on `samples` samples of one prompt. Weights, moments, averages and counters stay what they are.
     ///
     /// # Errors
-    /// What the phases give.
+    /// What the phases give; a score that is not finite.
     pub fn probe(&mut self, samples: usize) -> Result<Probe> {
         let passes = self.networks.passes.counts();
         let measured = self.measure(samples);
@@ -70,7 +71,8 @@ impl Trainer {
         self.networks.train_fake(false);
         // The critic's gradients are gone before the student's are made, as in a real update.
         self.drop_gradients()?;
-        let (_, reward) = measured(device, || self.score(&rolled))?;
+        let (scores, reward) = measured(device, || self.score(&rolled))?;
+        check_finite(&self.rewards, &scores, &self.trajectory, &rolled, self.data.prompts())?;
         let advantages = self.flat_advantages(&rolled);
         let ((), student) = measured(device, || self.accumulate_student(&rolled, &advantages, &mut meter))?;
         let step_per_number = step_per_number(device)?;
