@@ -24,10 +24,13 @@ use crate::random::{Random, Stream, column};
 use crate::registry::Registry;
 use crate::train::critic::noised;
 use crate::train::metrics::Meter;
+use crate::train::{RunLock, config_drift};
 use crate::{Error, Result};
 
 /// Steps between two lines of metrics.
 const LOG_EVERY: u64 = 50;
+
+const PROGRESS: &str = "progress.json";
 
 /// Where a pretraining run stands; the optimiser's and the averages' tensors lie beside it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -81,14 +84,31 @@ pub fn run(mut resolved: Resolved<PretrainConfig>, out: &Path, resume: bool) -> 
         random,
         device,
     };
-    files::create_dir(out)?;
-    files::write(&out.join("config.toml"), resolved.toml.as_bytes())?;
-    let state = out.join("state");
-    if resume && state.join("progress.json").exists() {
+    let _lock = RunLock::take(out)?;
+    let (state, written) = (out.join("state"), out.join("config.toml"));
+    if state.join(PROGRESS).exists() {
+        if !resume {
+            let hint = "`--resume` goes on with it; another `--out` starts a new one".to_owned();
+            return Err(Error::usage(format!("{} holds a run already", out.display()), Some(hint)));
+        }
+        refuse_drift(&written, &resolved)?;
         run.load(&state)?;
         tracing::info!("resumed at step {}", run.progress.step);
     }
+    files::write(&written, resolved.toml.as_bytes())?;
     run.train(out)
+}
+
+/// The steps decide the learning rate of each, so that a pretraining, unlike a distillation, cannot be made longer.
+fn refuse_drift(written: &Path, resolved: &Resolved<PretrainConfig>) -> Result<()> {
+    let json = |text: &str| toml::from_str::<serde_json::Value>(text).map_err(|error| Error::content(written, error));
+    let before = std::fs::read_to_string(written).map_err(Error::file("read", written))?;
+    let lines = config_drift(&json(&before)?, &json(&resolved.toml)?);
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} is of another configuration:\n  {}", written.display(), lines.join("\n  "));
+    Err(Error::usage(message, "undo the change, or start anew in another `--out`".to_owned()))
 }
 
 /// The optimiser settings of a configuration, at their full learning rate.
@@ -187,7 +207,7 @@ impl Pretraining<'_> {
             parameters.save(&folder.join("parameters.safetensors"), &none)?;
             self.optimizer.state().save(&folder.join("optimizer.safetensors"), &none)?;
             self.ema.state().save(&folder.join("ema.safetensors"), &none)?;
-            files::write_json(&folder.join("progress.json"), &self.progress)
+            files::write_json(&folder.join(PROGRESS), &self.progress)
         })
     }
 
@@ -196,7 +216,7 @@ impl Pretraining<'_> {
         advdmd_nn::load_parameters(&self.denoiser.parameters(), &read("parameters.safetensors")?)?;
         self.optimizer.load_state(&read("optimizer.safetensors")?)?;
         self.ema.load_state(&read("ema.safetensors")?)?;
-        self.progress = files::read_json(&state.join("progress.json"))?;
+        self.progress = files::read_json(&state.join(PROGRESS))?;
         Ok(())
     }
 }

@@ -8,33 +8,29 @@ use std::time::Duration;
 
 use advdmd::metrics;
 use advdmd::train::checkpoint::{self, Checkpoint};
-use advdmd_tests::{CONFIG, TINY, is_effort, program};
+use advdmd_tests::{CONFIG, Installation, PLUGINS, TINY, is_effort};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A folder with the configuration of a very small run, and the program.
-struct Bench {
-    folder: tempfile::TempDir,
-}
+/// An installation with the configuration of a very small run.
+struct Bench(Installation);
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("run.toml"), CONFIG).unwrap();
-        Self { folder }
+        let installed = Installation::with(&PLUGINS);
+        installed.write("run.toml", CONFIG);
+        Self(installed)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.0.folder().join(name)
     }
 
     fn command(&self, out: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command.current_dir(self.folder.path()).env("OMP_NUM_THREADS", "1").stderr(Stdio::piped());
-        command.args(["train", "run.toml", "--out", out]);
+        let mut command = self.0.command(&["train", "run.toml", "--out", out]);
         for set in TINY {
             command.args(["--set", set]);
         }
-        command.args(more);
+        command.args(more).stderr(Stdio::piped());
         command
     }
 
@@ -220,12 +216,11 @@ fn a_full_disk_costs_no_checkpoint() {
         sets.push("--set schedule.updates=6 --set checkpoint.every=2".to_owned());
         // 16 KiB: enough for the logs, too little for any part of a checkpoint.
         let script = format!(
-            "trap '' XFSZ; ulimit -f 32; exec {} train run.toml --out run --resume {} {more}",
-            program().display(),
+            "trap '' XFSZ; ulimit -f 32; exec ./advdmd train run.toml --out run --resume {} {more}",
             sets.join(" ")
         );
         let mut command = Command::new("sh");
-        command.args(["-c", &script]).current_dir(bench.folder.path()).env("OMP_NUM_THREADS", "1").output().unwrap()
+        command.args(["-c", &script]).current_dir(bench.0.folder()).env("OMP_NUM_THREADS", "1").output().unwrap()
     };
     let stopped = starved("");
     assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped));
@@ -254,7 +249,7 @@ fn a_folder_in_use_is_refused() {
 }
 
 #[test]
-fn another_configuration_teacher_or_plugin_is_named_and_refused() {
+fn another_configuration_is_refused_key_by_key() {
     let bench = Bench::new();
     bench.done("run", &["--set", "schedule.updates=2"]);
     let more = ["--set", "schedule.updates=4", "--resume", "--set", "student.optimizer.lr=1e-4", "--set", "seed=7"];
@@ -262,8 +257,59 @@ fn another_configuration_teacher_or_plugin_is_named_and_refused() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused).contains("student.optimizer.lr was 0.00003, is 0.0001"), "{}", text(&refused));
     assert!(text(&refused).contains("seed was 0, is 7"), "{}", text(&refused));
+    assert!(!text(&refused).contains("schedule"), "a longer run is no other run: {}", text(&refused));
     let allowed = bench.train("run", &[&more[..], &["--allow-drift"]].concat());
     assert!(allowed.status.success() && text(&allowed).contains("going on although seed"), "{}", text(&allowed));
+}
+
+/// The teacher's file and a plugin's are part of what a run is: one changed byte of either is refused by name.
+#[test]
+fn another_teacher_or_plugin_is_refused_by_name() {
+    let installed = Installation::with(&PLUGINS);
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/backbone-digits/teacher/model");
+    let model = installed.folder().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in fs::read_dir(shipped).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    installed.write("run.toml", CONFIG);
+    let train = |more: &[&str]| {
+        let args =
+            ["train", "run.toml", "--out", "run", "--set", "backbone.model=\"model\"", "--set", "batch.groups=1"];
+        installed.run(&[&args[..], &["--set", "eval.prompts_per_task=1"], more].concat())
+    };
+    let first = train(&["--set", "schedule.updates=1"]);
+    assert!(first.status.success(), "{}", text(&first));
+    let resume = ["--set", "schedule.updates=2", "--resume"];
+
+    let weights = model.join("diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    let other_teacher = train(&resume);
+    assert_eq!(other_teacher.status.code(), Some(2));
+    let expected = format!("{} (backbone.model) has changed", weights.display());
+    assert!(text(&other_teacher).contains(&expected), "{}", text(&other_teacher));
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+
+    let plugin = installed.folder().join("plugins/libreward_adversarial.so");
+    let mut library = fs::read(&plugin).unwrap();
+    // Behind everything that the loader reads.
+    library.push(0);
+    fs::write(&plugin, &library).unwrap();
+    let other_plugin = train(&resume);
+    assert_eq!(other_plugin.status.code(), Some(2));
+    let said = text(&other_plugin);
+    assert!(
+        said.contains("the plugin of reward `adversarial` was ") && said.contains("libreward_adversarial.so"),
+        "{said}"
+    );
+    library.pop();
+    fs::write(&plugin, &library).unwrap();
+    let same = train(&resume);
+    assert!(same.status.success(), "{}", text(&same));
 }
 
 /// The newest checkpoint is damaged: refused with the file, or set aside for the one before.
@@ -295,19 +341,9 @@ fn a_lora_checkpoint_holds_no_frozen_weight() {
     let lora = "{ type = \"lora\", rank = 2, alpha = 4.0 }";
     let tuning = [format!("student.tuning={lora}"), format!("critic.tuning={lora}")];
     // The shipped teacher this time: 2.3 million weights, so that a forgotten base would show.
-    let mut command = Command::new(program());
-    command.current_dir(bench.folder.path()).env("OMP_NUM_THREADS", "1");
-    command.args([
-        "train",
-        "run.toml",
-        "--out",
-        "lora",
-        "--set",
-        "schedule.updates=1",
-        "--set",
-        "eval.prompts_per_task=1",
-    ]);
-    let output = command.args(["--set", &tuning[0], "--set", &tuning[1]]).output().unwrap();
+    let args =
+        ["train", "run.toml", "--out", "lora", "--set", "schedule.updates=1", "--set", "eval.prompts_per_task=1"];
+    let output = bench.0.run(&[&args[..], &["--set", &tuning[0], "--set", &tuning[1]]].concat());
     assert!(output.status.success(), "{}", text(&output));
     let newest = bench.newest("lora");
     let bytes = |part: &str| newest.index.files[&format!("{part}.safetensors")].bytes;
@@ -318,4 +354,29 @@ fn a_lora_checkpoint_holds_no_frozen_weight() {
         let weights = newest.read(part, tch::Device::Cpu).unwrap();
         assert!(weights.iter().all(|(name, _)| name.contains(".lora_") || name == "updates"), "{part}");
     }
+}
+
+/// Pretraining keeps what it has in the same way: nothing is overwritten, nothing goes on as something else.
+#[test]
+fn a_pretraining_is_not_overwritten_and_not_changed() {
+    let installed = Installation::with(&PLUGINS);
+    installed.write("pretrain.toml", include_str!("../../plugins/backbone-digits/teacher/pretrain.toml"));
+    let pretrain = |more: &[&str]| {
+        let short = ["--set", "steps=4", "--set", "batch_size=2", "--set", "checkpoint.every=2", "--threads", "1"];
+        let size = ["--set", TINY[1]];
+        installed.run(&[&["pretrain", "pretrain.toml", "--out", "teacher"][..], &short, &size, more].concat())
+    };
+    let first = pretrain(&[]);
+    assert!(first.status.success(), "{}", text(&first));
+    let model = fs::read(installed.folder().join("teacher/model/diffusion_pytorch_model.safetensors")).unwrap();
+    let again = pretrain(&[]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again).contains("holds a run already") && text(&again).contains("--resume"), "{}", text(&again));
+    let changed = pretrain(&["--resume", "--set", "optimizer.lr=0.5"]);
+    assert_eq!(changed.status.code(), Some(2));
+    assert!(text(&changed).contains("optimizer.lr was"), "{}", text(&changed));
+    let resumed = pretrain(&["--resume"]);
+    assert!(resumed.status.success(), "{}", text(&resumed));
+    let after = fs::read(installed.folder().join("teacher/model/diffusion_pytorch_model.safetensors")).unwrap();
+    assert!(model == after, "a finished pretraining that is resumed is what it was");
 }

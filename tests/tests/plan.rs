@@ -105,7 +105,7 @@ fn the_planned_peak_is_right_at_width_512_and_depth_8() {
     assert!(error.abs() < 0.15, "{error}");
 }
 
-/// Teacher, student and fake network as LoRAs: one base in memory, whatever is on it; as full copies: three.
+/// Teacher, student and fake network as low-rank updates: one base in memory, whatever is on it; as full copies: three.
 #[test]
 fn three_loras_share_one_base_and_three_full_networks_are_three() {
     let _alone = alone();

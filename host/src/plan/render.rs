@@ -54,7 +54,7 @@ impl fmt::Display for Arithmetic {
             (1, _) => writeln!(f, "in one micro-batch")?,
             (_, true) => writeln!(f, "in {chunks} micro-batches of {micro_batch}")?,
             (_, false) => {
-                writeln!(f, "in {} of {micro_batch} and one of {last_chunk}", count(chunks - 1, "micro-batch"))?
+                writeln!(f, "in {} of {micro_batch} and one of {last_chunk}", count(chunks - 1, "micro-batch"))?;
             }
         }
         let trained = if self.trained_steps == self.steps {

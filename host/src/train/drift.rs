@@ -14,7 +14,7 @@ const FREE: [&str; 6] = ["recipe", "compute.threads", "plugins", "schedule", "ev
 pub fn drift(saved: &Identity, now: &Identity) -> Vec<String> {
     let mut lines = Vec::new();
     programs(&saved.made_with, &now.made_with, &mut lines);
-    configs(&saved.config, &now.config, &mut lines);
+    lines.extend(config_drift(&saved.config, &now.config));
     components(&saved.made_with, &now.made_with, &mut lines);
     files(&saved.made_with, &now.made_with, &mut lines);
     lines
@@ -33,7 +33,9 @@ fn programs(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
     }
 }
 
-fn configs(saved: &Json, now: &Json, lines: &mut Vec<String>) {
+/// The keys in which two configurations of one run may not differ, a line each.
+pub fn config_drift(saved: &Json, now: &Json) -> Vec<String> {
+    let mut lines = Vec::new();
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     leaves(saved, String::new(), &mut before);
     leaves(now, String::new(), &mut after);
@@ -46,6 +48,7 @@ fn configs(saved: &Json, now: &Json, lines: &mut Vec<String>) {
             lines.push(format!("{key} was {}, is {}", text(saved), text(now)));
         }
     }
+    lines
 }
 
 /// Every value that is not a table or an array of tables, by its dotted path. A null is an unset key.

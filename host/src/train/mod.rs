@@ -22,9 +22,10 @@ mod student;
 mod trainer;
 mod watch;
 
-pub use drift::drift;
+pub use drift::{config_drift, drift};
 pub use failure::replay;
 pub use inspection::{Finding, Inspection, Seen};
+pub use lock::RunLock;
 pub use networks::Networks;
 pub use probe::{Cost, Probe};
 pub use resident::Resident;
