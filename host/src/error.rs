@@ -219,8 +219,8 @@ fn found(finding: Option<&Finding>) -> String {
 fn kept_in(folder: Option<&Path>) -> String {
     folder.map_or_else(String::new, |folder| {
         format!(
-            "\n  kept for replay: `advdmd replay {}` shows every tensor on the way\n  the networks have not moved, the last \
-             checkpoint is whole; a lower learning rate or weight may help",
+            "\n  kept for replay: `advdmd replay {}` shows every tensor on the way\n  the networks have not moved, and \
+             what was saved before is whole; a lower learning rate or weight may help",
             folder.display()
         )
     })

@@ -22,6 +22,11 @@ pub struct Replay {
 
 /// Prints every tensor up to the first that is not finite; an update that goes through is a failure of the replay.
 pub fn run(args: &Replay) -> Result<()> {
+    if !args.folder.join("rollout.safetensors").exists() {
+        let hint =
+            "give a folder of `RUN/failures`, which a run writes when a loss or gradient is not finite".to_owned();
+        return Err(Error::usage(format!("{} holds no kept update", args.folder.display()), hint));
+    }
     let inspection = train::replay(&args.folder)?;
     let finding = inspection.first_bad();
     if args.json {
@@ -56,7 +61,7 @@ fn table(seen: &[Seen]) -> String {
             text += &format!("{place}\n");
         }
         let shape = format!("{:?}", tensor.shape);
-        text += &format!("  {:width$}  {shape:20}  largest {:e}\n", tensor.name, tensor.largest);
+        text += &format!("  {:width$}  {shape:20}  largest {:.3e}\n", tensor.name, tensor.largest);
     }
     text.trim_end().to_owned()
 }

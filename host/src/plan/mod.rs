@@ -74,10 +74,12 @@ pub struct Arithmetic {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryPlan {
     /// What stays, by what it is for, as the allocator counted it.
+    #[serde(serialize_with = "by_name")]
     pub resident: Vec<(String, u64)>,
     /// The rollout of an update, which stays until the update is over.
     pub rollout: u64,
     /// The most in each phase: all of the above, gradients and activations.
+    #[serde(serialize_with = "by_name")]
     pub phases: Vec<(String, u64)>,
     /// The most of all.
     pub peak: u64,
@@ -98,6 +100,7 @@ pub struct DiskPlan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TimePlan {
     /// Each phase of an update.
+    #[serde(serialize_with = "by_name")]
     pub phases: Vec<(String, f64)>,
     /// One update.
     pub update: f64,
@@ -105,6 +108,11 @@ pub struct TimePlan {
     pub warmup: f64,
     /// All updates and the warm-up, without evaluations.
     pub run: f64,
+}
+
+/// Pairs as a table, in their order.
+fn by_name<S: serde::Serializer, T: Serialize>(pairs: &[(String, T)], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 impl Plan {
