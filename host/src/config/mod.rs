@@ -18,7 +18,7 @@ mod view;
 
 pub(crate) use check::Check;
 pub use pretrain::{LogitNormal, PretrainConfig};
-pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged};
+pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged, parse_run};
 pub(crate) use resolved::{hex, make_absolute, missing_file, refuse};
 pub use rules::Problem;
 pub use schema::{

@@ -33,6 +33,14 @@ pub fn load_run(path: &Path, sets: &[String]) -> Result<Resolved<RunConfig>> {
     load(path, sets)
 }
 
+/// The configuration of a training run whose file, named `path`, holds `text`.
+///
+/// # Errors
+/// As [`load_run`].
+pub fn parse_run(path: &Path, text: String, sets: &[String]) -> Result<Resolved<RunConfig>> {
+    checked(layered::<RunConfig>(path, text, sets)?)
+}
+
 /// Reads the configuration of a pretraining run.
 ///
 /// # Errors
@@ -46,8 +54,6 @@ pub fn load_pretrain(path: &Path, sets: &[String]) -> Result<Resolved<PretrainCo
 /// # Errors
 /// A file that cannot be read or is no TOML, an unknown recipe, a bad `--set`.
 pub fn merged<T: Settings>(path: &Path, sets: &[String]) -> Result<Node> {
-    let schema = json_schema::<T>();
-    let view = SchemaView::new(&schema);
     let text = std::fs::read_to_string(path).map_err(Error::file("read", path)).map_err(|error| match error {
         Error::File { source, .. } => Error::usage(
             format!("cannot read the configuration {}: {source}", path.display()),
@@ -55,6 +61,13 @@ pub fn merged<T: Settings>(path: &Path, sets: &[String]) -> Result<Node> {
         ),
         other => other,
     })?;
+    layered::<T>(path, text, sets)
+}
+
+/// Recipe, file and options as one tree.
+fn layered<T: Settings>(path: &Path, text: String, sets: &[String]) -> Result<Node> {
+    let schema = json_schema::<T>();
+    let view = SchemaView::new(&schema);
     let source = Source::new(SourceKind::File(path.to_owned()), text);
     let file = Node::parse(&source)?;
     // The options are applied to the file alone first, because one of them may name the recipe.
@@ -86,8 +99,11 @@ pub fn json_schema<T: Settings>() -> Json {
 }
 
 fn load<T: Settings>(path: &Path, sets: &[String]) -> Result<Resolved<T>> {
+    checked(merged::<T>(path, sets)?)
+}
+
+fn checked<T: Settings>(mut tree: Node) -> Result<Resolved<T>> {
     let schema = json_schema::<T>();
-    let mut tree = merged::<T>(path, sets)?;
     coerce_integers(&mut tree, SchemaView::new(&schema));
     let elsewhere = known_paths(&schema);
     let check =

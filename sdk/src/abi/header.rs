@@ -67,8 +67,8 @@ pub enum HeaderError {
         /// Bytes there.
         found: usize,
     },
-    /// A text field without an end, or not UTF-8.
-    #[error("the header's field `{field}` is not a NUL-terminated UTF-8 text")]
+    /// A text field without an end, not UTF-8, or with control characters, which would reach the user's terminal.
+    #[error("the header's field `{field}` is not a NUL-terminated UTF-8 text of printable characters")]
     Text {
         /// The field.
         field: &'static str,
@@ -133,7 +133,7 @@ impl Header {
             return Err(HeaderError::Short { found: header.size() });
         }
         for (field, bytes) in header.texts() {
-            text(bytes).ok_or(HeaderError::Text { field })?;
+            text(bytes).filter(|text| !text.contains(char::is_control)).ok_or(HeaderError::Text { field })?;
         }
         for (field, value) in [("name", header.name()), ("entry", header.entry())] {
             if value.is_empty() {

@@ -1,0 +1,11 @@
+#!/bin/sh
+# rustc with the coverage that libFuzzer steers by. `cargo xtask fuzz` names it as RUSTC_WORKSPACE_WRAPPER, so that only
+# this workspace is instrumented and its dependencies stay as they were built before. Build scripts run without libFuzzer.
+case " $* " in
+*" build_script_"*) exec "$@" ;;
+esac
+exec "$@" --cfg fuzzing -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares
