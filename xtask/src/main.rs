@@ -38,6 +38,8 @@ enum Command {
     Build(task::build::Options),
     /// Run all checks: format, lints, documents, build, tests, documentation examples
     Test,
+    /// Feed the readers of foreign files with random bytes, found by libFuzzer
+    Fuzz(task::fuzz::Options),
     /// Build for release, then run `advdmd demo`
     Demo(Rest),
     /// Build for release, then train the shipped teacher of the digit scenes from scratch
@@ -72,6 +74,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup => task::setup::run(&project),
         Command::Build(options) => task::build::run(&project, *options),
         Command::Test => task::test::run(&project),
+        Command::Fuzz(options) => task::fuzz::run(&project, options),
         Command::Demo(rest) => task::program::run(&project, &["demo"], &rest.args),
         Command::Teacher(rest) => task::program::run(&project, &["pretrain", TEACHER_CONFIG], &rest.args),
         Command::Checker(rest) => task::program::run(&project, &["digits", "train-checker"], &rest.args),

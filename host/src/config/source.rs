@@ -72,12 +72,16 @@ impl Source {
         let start = self.text.floor_char_boundary(span.start.min(self.text.len()));
         let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
+        let line = self.text[line_start..line_end].trim_end_matches('\r');
+        // The end of a Windows line is not shown, and a span that begins there begins behind what is.
+        let line_end = line_start + line.len();
+        let start = start.min(line_end);
         let end = self.text.floor_char_boundary(span.end.clamp(start, line_end));
         let excerpt = Excerpt {
             line: self.text[..start].matches('\n').count() + 1,
             column: self.text[line_start..start].chars().count() + 1,
             width: self.text[start..end].chars().count().max(1),
-            text: self.text[line_start..line_end].trim_end_matches('\r').to_owned(),
+            text: line.to_owned(),
         };
         Place { source: self.name(), excerpt: Some(excerpt) }
     }
@@ -123,5 +127,7 @@ mod tests {
     fn a_span_beyond_the_text_is_the_end() {
         let source = Source::new(SourceKind::Set, "a=");
         assert_eq!(source.place(&(9..12)).to_string(), "--set:1:3");
+        let windows = Source::new(SourceKind::Set, "a =\r\nb = 1\r\n");
+        assert_eq!(windows.place(&(4..5)).to_string(), "--set:1:4");
     }
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask test`: all that must hold before a merge, from the quickest to the slowest.
 
-use super::build;
+use super::{build, fuzz};
 use crate::cargo::cargo;
 use crate::libtorch;
 use crate::project::Project;
 use crate::steps::Steps;
 use anyhow::Result;
+
+/// Seconds for each fuzz target: enough to see that it still holds what it held.
+const FUZZ_SECONDS: u32 = 5;
 
 pub fn run(project: &Project) -> Result<()> {
     let mut steps = Steps::default();
@@ -24,6 +27,8 @@ pub fn run(project: &Project) -> Result<()> {
         if has_nextest(project) { &["nextest", "run", "--workspace"] } else { &["test", "--workspace", "--tests"] };
     // One thread per test: OpenMP's threads wait by spinning, and tests side by side would wait for each other.
     steps.command("tests", cargo(project, runner).env("OMP_NUM_THREADS", "1"))?;
+    let briefly = fuzz::Options { seconds: FUZZ_SECONDS, targets: Vec::new() };
+    steps.run("fuzz", &format!("cargo xtask fuzz --seconds {FUZZ_SECONDS}"), || fuzz::run(project, &briefly))?;
     steps.command("doc examples", &mut cargo(project, &["test", "--workspace", "--doc"]))?;
     println!("\n{}", steps.summary());
     Ok(())
