@@ -2,6 +2,9 @@
 
 use advdmd_sdk::plugin::build_sampler;
 use advdmd_sdk::{LogProb, Sampler, Transition};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use sampler_flow as _;
 use serde_json::{Value, json};
 
@@ -171,4 +174,69 @@ fn values_out_of_range_are_refused_by_key() {
     }
     let unknown = build_sampler(&json!({ "type": "sde-cps", "noise": 1.0 })).err().unwrap().to_string();
     assert!(unknown.contains("unknown field `noise`"), "{unknown}");
+}
+
+/// Any number of falling sigmas that begin at 1 or below it.
+fn sigmas() -> impl Strategy<Value = Vec<f64>> {
+    (vec(0.02..1.0f64, 1..8), 0.5..=1.0f64, any::<bool>()).prop_map(|(gaps, first, from_noise)| {
+        let first = if from_noise { 1.0 } else { first };
+        let whole: f64 = gaps.iter().sum();
+        let mut left = whole;
+        let mut sigmas = Vec::new();
+        for gap in gaps {
+            sigmas.push(first * left / whole);
+            left -= gap;
+        }
+        sigmas.push(0.0);
+        sigmas
+    })
+}
+
+/// Any sampler of this plugin with any parameters.
+fn samplers() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(json!({ "type": "ode-euler" })),
+        Just(json!({ "type": "ode-dpm2m" })),
+        (0.0..=1.0f64).prop_map(|eta| json!({ "type": "sde-cps", "eta": eta })),
+        (0.01..1.5f64).prop_map(|a| json!({ "type": "sde-flow", "a": a })),
+        (0.01..1.5f64).prop_map(|a| json!({ "type": "sde-dance", "a": a })),
+    ]
+}
+
+proptest! {
+    // The same cases in each run: what fails here fails for whoever looks.
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The contract, the signal and, where it is claimed, the noise level hold on any sigmas, not on schedules alone.
+    #[test]
+    fn every_kernel_holds_on_any_sigmas(config in samplers(), sigmas in sigmas()) {
+        let sampler = sampler(&config);
+        let steps = sigmas.len() - 1;
+        for (step, transition) in transitions(&*sampler, &sigmas).into_iter().enumerate() {
+            prop_assert!((1..=step + 1).contains(&transition.b.len()));
+            prop_assert_eq!(transition.c == 0.0, transition.log_prob == LogProb::None);
+            prop_assert!(transition.b.iter().chain([&transition.a, &transition.c]).all(|x| x.is_finite()));
+            prop_assert!(transition.c >= 0.0 && (step + 1 < steps || transition.c == 0.0));
+        }
+        // Ratios of coefficients and sigmas lose digits where two sigmas are close.
+        for ((signal, std), sigma) in with_oracle(&*sampler, &sigmas).into_iter().zip(&sigmas[1..]) {
+            prop_assert!((signal - (1.0 - sigma)).abs() < 1e-9, "signal {} at sigma {}", signal, sigma);
+            if sampler.preserves_marginals() {
+                prop_assert!((std - sigma).abs() < 1e-9, "noise level {} at sigma {}", std, sigma);
+            }
+        }
+    }
+
+    /// `s = k u / (1 + (k - 1) u)` falls from 1 to 0, rises with k, and 1 - s is the schedule of 1 / k read backwards.
+    #[test]
+    fn schedules_fall_and_mirror(steps in 1..300usize, shift in 0.05..20.0f64, more in 1.01..3.0f64) {
+        let sigmas = |shift: f64| sampler(&json!({ "type": "ode-euler", "shift": shift })).sigmas(steps).unwrap();
+        let (found, higher, mirror) = (sigmas(shift), sigmas(shift * more), sigmas(1.0 / shift));
+        prop_assert_eq!((found.len(), found[0], found[steps]), (steps + 1, 1.0, 0.0));
+        prop_assert!(found.windows(2).all(|pair| pair[0] > pair[1]));
+        for i in 1..steps {
+            prop_assert!(higher[i] > found[i], "a larger shift lingers near noise");
+            prop_assert!((found[i] - (1.0 - mirror[steps - i])).abs() < 1e-12);
+        }
+    }
 }
