@@ -32,12 +32,17 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     let mut steps = Steps::default();
     let all: Vec<String> = TARGETS.map(str::to_owned).into();
     steps.command("build", instrumented(project, "build").arg("--bins"))?;
+    let folder = project.root.join("tests/fuzz");
     for target in if options.targets.is_empty() { &all } else { &options.targets } {
         let found = project.root.join("target/fuzz").join(target);
         fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
         let mut command = instrumented(project, "run");
         command.args(["--bin", target, "--"]);
-        command.arg(&found).arg(project.root.join("tests/fuzz/corpus").join(target));
+        command.arg(&found).arg(folder.join("corpus").join(target));
+        let words = folder.join(target).with_extension("dict");
+        if words.exists() {
+            command.arg(format!("-dict={}", words.display()));
+        }
         command.arg(format!("-max_total_time={}", options.seconds)).arg(format!("-max_len={LONGEST}"));
         command.arg(format!("-artifact_prefix={}/", project.root.join("target/fuzz").display()));
         steps.command("fuzz", command.args(["-print_final_stats=1", "-verbosity=0"]))?;
