@@ -1,0 +1,151 @@
+//! The numbers as a table and as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde_json::json;
+
+use crate::pairs::Sample;
+
+/// All numbers of a run of the benchmark.
+pub struct Report {
+    threads: usize,
+    pub rows: Vec<Row>,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
+}
+
+/// One number: a median with its quartiles.
+pub struct Row {
+    problem: String,
+    what: String,
+    value: Quartiles,
+    unit: &'static str,
+}
+
+/// First quartile, median, third quartile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quartiles([f64; 3]);
+
+impl Quartiles {
+    /// Of at least one value.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (values.len() - 1) as f64;
+            let (low, high) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            low + (high - low) * place.fract()
+        };
+        Self([at(0.25), at(0.5), at(0.75)])
+    }
+}
+
+impl Row {
+    pub fn new(problem: &str, what: impl Into<String>, value: Quartiles, unit: &'static str) -> Self {
+        Self { problem: problem.to_owned(), what: what.into(), value, unit }
+    }
+
+    /// A number that does not vary.
+    pub fn exact(problem: &str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self::new(problem, what, Quartiles([value; 3]), unit)
+    }
+}
+
+impl Report {
+    pub fn new(threads: usize) -> Self {
+        Self { threads, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    pub fn to_json(&self) -> String {
+        let rows: Vec<_> = (self.rows.iter())
+            .map(|row| {
+                let [low, median, high] = row.value.0;
+                json!({"problem": row.problem, "what": row.what, "median": median, "quartiles": [low, high], "unit": row.unit})
+            })
+            .collect();
+        format!("{:#}\n", json!({"threads": self.threads, "rows": rows, "notes": self.notes}))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "medians and quartiles, {} thread(s) on either side", self.threads)?;
+        let width = |text: fn(&Row) -> &str| self.rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+        let (problem, what) = (width(|row| &row.problem), width(|row| &row.what));
+        for row in &self.rows {
+            let [low, median, high] = row.value.0;
+            write!(f, "{:problem$}  {:what$}  {median:>10.4}", row.problem, row.what)?;
+            if low < high {
+                write!(f, "  ({low:.4} to {high:.4})")?;
+            }
+            writeln!(f, " {}", row.unit)?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
+    }
+}
+
+/// Ratio of the times of neighbours.
+pub fn ratio(problem: &str, what: &str, samples: &[(Sample, Sample)]) -> Row {
+    Row::new(problem, what, Quartiles::of(samples.iter().map(|(ours, theirs)| ours.seconds / theirs.seconds)), "of its time")
+}
+
+/// Samples that pass through each network per update, ours over theirs.
+pub fn passes(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Row> {
+    let mean = |side: fn(&(Sample, Sample)) -> &Sample| {
+        let mut mean: BTreeMap<&str, f64> = BTreeMap::new();
+        for pair in samples {
+            for (name, count) in &side(pair).passes {
+                *mean.entry(name).or_default() += count / samples.len() as f64;
+            }
+        }
+        mean
+    };
+    let (ours, theirs) = (mean(|pair| &pair.0), mean(|pair| &pair.1));
+    let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let row = |name: &&&str| {
+        let [ours, theirs] = [&ours, &theirs].map(|side| side.get(**name).copied().unwrap_or(0.0));
+        let what = format!("{mode}: {name} passes {ours:.1} / {theirs:.1}");
+        (ours + theirs > 0.0).then(|| Row::exact(problem, what, ours / theirs, "of its passes"))
+    };
+    names.iter().filter_map(row).collect()
+}
+
+/// Names of the losses that both sides log, ours first.
+const LOSSES: [(&str, &str); 5] = [
+    ("critic/denoise_loss", "denoise"),
+    ("critic/adversarial/loss", "discriminator"),
+    ("dmd/loss", "dmd"),
+    ("gan/loss", "gan"),
+    ("student/grad_norm", "student_grad_norm"),
+];
+
+/// Mean losses of both sides: a reference that computed something else would show here.
+pub fn losses(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Row> {
+    let mean = |value: &dyn Fn(&(Sample, Sample)) -> Option<f64>| {
+        let values: Vec<f64> = samples.iter().filter_map(value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let row = |&(our_name, their_name): &(&str, &str)| {
+        let ours = mean(&|pair| pair.0.values.get(our_name).copied())?;
+        let theirs = mean(&|pair| pair.1.values.get(their_name).copied())?;
+        Some(Row::exact(problem, format!("{mode}: {their_name} {ours:.4} / {theirs:.4}"), ours / theirs, "of its value"))
+    };
+    LOSSES.iter().filter_map(row).collect()
+}
+
+/// Share of each phase in the time of an update, and of what no phase covers.
+pub fn phases(problem: &str, samples: &[Sample]) -> Vec<Row> {
+    let phases: BTreeSet<&str> =
+        samples.iter().flat_map(|s| s.values.keys()).filter_map(|name| name.strip_prefix("time/")).collect();
+    let share = |sample: &Sample, phase: &str| sample.values.get(&format!("time/{phase}")).unwrap_or(&0.0) / sample.seconds;
+    let mut rows: Vec<Row> = (phases.iter())
+        .map(|phase| {
+            let shares = samples.iter().map(|sample| 100.0 * share(sample, phase));
+            Row::new(problem, format!("phase {phase}"), Quartiles::of(shares), "% of an update")
+        })
+        .collect();
+    let rest = |sample: &Sample| 100.0 * (1.0 - phases.iter().map(|phase| share(sample, phase)).sum::<f64>());
+    rows.push(Row::new(problem, "everything else", Quartiles::of(samples.iter().map(rest)), "% of an update"));
+    rows
+}
