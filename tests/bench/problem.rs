@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub enum Size {
     /// The shipped teacher, width 128 and depth 4, and the example's 64 samples
     Digits,
-    /// Width 512 and depth 8, weights at random, 16 samples
+    /// Width 512 and depth 8, weights at random, 8 samples
     Wide,
 }
 
@@ -104,7 +104,7 @@ impl Problem {
             "student.optimizer.warmup=0".to_owned(),
         ];
         if self.size == Size::Wide {
-            overrides.extend(["batch.groups=2", "batch.group_size=8", "batch.micro_batch=16"].map(str::to_owned));
+            overrides.extend(["batch.groups=2", "batch.group_size=4", "batch.micro_batch=8"].map(str::to_owned));
         }
         if self.tuning == Tuning::Lora {
             let lora = "{ type = \"lora\", rank = 32, alpha = 64.0 }";

@@ -7,12 +7,11 @@ use serde_json::json;
 
 use crate::pairs::Sample;
 
-/// All numbers of a run of the benchmark.
+/// All numbers of a run of the benchmark; each is printed as soon as it is there.
 pub struct Report {
     threads: usize,
-    pub rows: Vec<Row>,
-    /// What was left out, and why.
-    pub notes: Vec<String>,
+    rows: Vec<Row>,
+    notes: Vec<String>,
 }
 
 /// One number: a median with its quartiles.
@@ -54,7 +53,21 @@ impl Row {
 
 impl Report {
     pub fn new(threads: usize) -> Self {
+        println!("medians (and quartiles), {threads} thread(s) on either side");
         Self { threads, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    pub fn add(&mut self, rows: Vec<Row>) {
+        for row in &rows {
+            println!("{row}");
+        }
+        self.rows.extend(rows);
+    }
+
+    /// Says what was left out, and why.
+    pub fn note(&mut self, note: String) {
+        println!("{note}");
+        self.notes.push(note);
     }
 
     pub fn to_json(&self) -> String {
@@ -68,20 +81,14 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "medians and quartiles, {} thread(s) on either side", self.threads)?;
-        let width = |text: fn(&Row) -> &str| self.rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
-        let (problem, what) = (width(|row| &row.problem), width(|row| &row.what));
-        for row in &self.rows {
-            let [low, median, high] = row.value.0;
-            write!(f, "{:problem$}  {:what$}  {median:>10.4}", row.problem, row.what)?;
-            if low < high {
-                write!(f, "  ({low:.4} to {high:.4})")?;
-            }
-            writeln!(f, " {}", row.unit)?;
+        let [low, median, high] = self.value.0;
+        write!(f, "{:13} {:52} {median:>10.4}", self.problem, self.what)?;
+        if low < high {
+            write!(f, " ({low:.4} to {high:.4})")?;
         }
-        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
+        write!(f, " {}", self.unit)
     }
 }
 

@@ -78,7 +78,6 @@ fn main() -> Result<()> {
             }
         }
     }
-    println!("\n{report}");
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.to_json())?;
     }
@@ -94,8 +93,8 @@ fn measure(arguments: &Arguments, size: Size, tuning: Tuning, report: &mut Repor
     for (part, mode) in [(Part::OneLoop, "one-loop"), (Part::TwoLoops, "two-loops")] {
         if wanted(part) {
             match against(folder.path(), mode, arguments.pairs, &name) {
-                Ok(rows) => report.rows.extend(rows),
-                Err(pairs::Failure::Absent(message)) => report.notes.push(format!("{mode} was skipped: {message}")),
+                Ok(rows) => report.add(rows),
+                Err(pairs::Failure::Absent(message)) => report.note(format!("{mode} was skipped: {message}")),
                 Err(pairs::Failure::Other(error)) => return Err(error),
             }
         }
@@ -103,13 +102,13 @@ fn measure(arguments: &Arguments, size: Size, tuning: Tuning, report: &mut Repor
     if wanted(Part::Phases) {
         let mut ours = Side::ours(folder.path())?;
         let samples = (0..arguments.pairs.max(3) + 2).map(|_| ours.update()).collect::<Result<Vec<_>, _>>()?;
-        report.rows.extend(report::phases(&name, &samples[2..]));
+        report.add(report::phases(&name, &samples[2..]));
     }
     if wanted(Part::Edge) {
-        report.rows.extend(edge::measure(folder.path(), &name, arguments.pairs)?);
+        report.add(edge::measure(folder.path(), &name, arguments.pairs)?);
     }
     if wanted(Part::Counts) {
-        report.rows.extend(counts::measure(folder.path(), &name)?);
+        report.add(counts::measure(folder.path(), &name)?);
     }
     Ok(())
 }
