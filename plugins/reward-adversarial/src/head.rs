@@ -54,6 +54,8 @@ pub(crate) struct Head {
     norm: [Tensor; 2],
     sigma: Option<[Tensor; 2]>,
     out: [Tensor; 2],
+    /// [`SLOPE`], `[1]`.
+    slope: Tensor,
 }
 
 impl Head {
@@ -77,6 +79,7 @@ impl Head {
             norm: [leaf(Tensor::f_ones([width], options)?)?, zeros(&[width])?],
             sigma: if waves == 0 { None } else { Some([zeros(&[2 * width, waves])?, zeros(&[2 * width])?]) },
             out: convolution("out", [1, width, 1, 1])?,
+            slope: Tensor::f_full([1], SLOPE, (Kind::Float, device))?,
         })
     }
 
@@ -98,6 +101,7 @@ impl Head {
             norm: detach(&self.norm),
             sigma: self.sigma.as_ref().map(detach),
             out: detach(&self.out),
+            slope: self.slope.shallow_clone(),
         }
     }
 
@@ -115,8 +119,8 @@ impl Head {
             // x (1 + scale) + shift
             x = modulation[1].f_addcmul(&x, &modulation[0].f_add_scalar(1.0)?)?;
         }
-        // max(x, slope x) is the leaky rectifier for a slope below 1.
-        let x = x.f_maximum(&x.f_mul_scalar(SLOPE)?)?;
+        // The leaky rectifier is a parametric one whose slope is not trained; tch's own has a fixed slope.
+        let x = x.f_prelu(&self.slope)?;
         Ok(convolve(&x, &self.out, 1, 0)?.f_flatten(1, -1)?)
     }
 }

@@ -239,6 +239,13 @@ unsafe extern "C" {
     fn advdmd_memory_count_cpu();
     fn advdmd_memory_read(device: i32, out: *mut RawMemory) -> i32;
     fn advdmd_memory_reset_peak(device: i32) -> i32;
+    fn advdmd_memory_keep_freed() -> i32;
+}
+
+/// Whether the C library agreed to keep freed memory.
+pub(crate) fn memory_keep_freed() -> bool {
+    // SAFETY: takes no pointers, and sets two numbers of the C library.
+    unsafe { advdmd_memory_keep_freed() == 1 }
 }
 
 /// Puts the counting allocator in the place of libtorch's for the CPU.

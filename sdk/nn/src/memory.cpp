@@ -62,6 +62,11 @@ struct AdvdmdMemory {
 // Counts tensors made on the CPU from now on; those made before are never counted.
 void advdmd_memory_count_cpu() { c10::SetCPUAllocator(&counting, /*priority=*/100); }
 
+// Whether freed memory stays with the process, for the next tensors.
+int32_t advdmd_memory_keep_freed() {
+  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+}
+
 // device: -1 for the CPU, else the CUDA device. Returns 0, or 1 where there is no such allocator.
 int32_t advdmd_memory_read(int32_t device, AdvdmdMemory* out) noexcept {
   if (device < 0) {

@@ -24,6 +24,14 @@ pub fn count_cpu() {
     COUNTING.call_once(ffi::memory_count_cpu);
 }
 
+/// Keeps what tensors on the CPU free for the tensors to come, instead of giving it back to the system.
+///
+/// A training loop asks for the same sizes in every update. The C library maps large ones anew each time and returns them
+/// when they are freed, and clearing and mapping those pages takes up to a tenth of an update. The process stays at its peak.
+pub fn keep_freed() {
+    ffi::memory_keep_freed();
+}
+
 /// The tensors on `device`.
 ///
 /// # Errors
