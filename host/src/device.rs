@@ -1,5 +1,6 @@
 //! Choice of device and threads; CUDA is found at run time.
 
+use advdmd_nn::memory;
 use advdmd_sdk::abi::cuda;
 use tch::{Cuda, Device};
 
@@ -30,9 +31,11 @@ pub fn select(compute: &Compute) -> Result<Device> {
             i32::try_from(*threads).map_err(|_| Error::usage(format!("{threads} threads are too many"), None))?;
         tch::set_num_threads(count);
     }
-<<<<<<< HEAD
     let device = parse(name).ok_or_else(|| Error::usage(format!("no device {name:?}: expected {NAMES}"), None))?;
-    let Device::Cuda(index) = device else { return Ok(device) };
+    let Device::Cuda(index) = device else {
+        memory::keep_freed();
+        return Ok(device);
+    };
     cuda::load().map_err(|cause| {
         let hint = format!(
             "install Python's torch 2.11.0 with CUDA and set {} to its `torch/lib` folder; `--device cpu` does without",
@@ -40,20 +43,6 @@ pub fn select(compute: &Compute) -> Result<Device> {
         );
         Error::usage(format!("device {name:?} needs CUDA, which cannot be loaded: {cause}"), hint)
     })?;
-=======
-    let index = match compute.device.as_str() {
-        "cpu" => {
-            advdmd_nn::memory::keep_freed();
-            return Ok(Device::Cpu);
-        }
-        "cuda" => 0,
-        other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).ok_or_else(|| {
-            Error::config(format!("compute.device: expected `cpu`, `cuda` or `cuda:N`, found `{other}`"))
-        })?,
-    };
-    advdmd_sdk::abi::cuda::load()
-        .map_err(|source| Error::config(format!("compute.device = \"{}\": {source}", compute.device)))?;
->>>>>>> b8e4c4f (Freed memory is kept for the next update; one kernel for the heads' rectifier)
     let found = Cuda::device_count();
     if index as i64 >= found {
         let message = match found {

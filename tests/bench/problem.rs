@@ -76,7 +76,8 @@ impl Problem {
         let model = match self.size {
             Size::Digits => Model::shipped(Kind::Float, Device::Cpu)?,
             Size::Wide => {
-                let architecture = Architecture { num_layers: 8, num_attention_heads: 8, attention_head_dim: 64, patch_size: 4 };
+                let architecture =
+                    Architecture { num_layers: 8, num_attention_heads: 8, attention_head_dim: 64, patch_size: 4 };
                 let config = architecture.to_mmdit()?;
                 // Zero gates would leave half of the network without gradients.
                 let base = Mmdit::init(&config, Init::Uniform, 0)?;
@@ -169,7 +170,9 @@ fn data(config: &RunConfig, backbone: &Digits, path: &Path) -> Result<()> {
     let prompts: Vec<&str> = ids.iter().map(|&id| data.prompts()[id].as_str()).chain([""]).collect();
     let text = backbone.encode_text(&prompts)?;
     let repeated: Vec<usize> = ids.iter().flat_map(|&id| [id; IMAGES]).collect();
-    let real = backbone.encode_images(&data.real(&repeated, &mut rng)?)?.f_unflatten(0, [PROMPTS as i64, IMAGES as i64])?;
+    let images = repeated.iter().map(|&id| data.real(id, &mut rng)).collect::<Result<Vec<_>, _>>()?;
+    let real =
+        backbone.encode_images(&Tensor::f_stack(&images, 0)?)?.f_unflatten(0, [PROMPTS as i64, IMAGES as i64])?;
     let pooled = text.pooled.context("the backbone has a pooled embedding")?;
     let tensors: [(&str, Tensor); 3] = [("context", text.context), ("pooled", pooled), ("real", real)];
     Ok(Tensor::write_safetensors(&tensors, path)?)

@@ -94,7 +94,12 @@ impl fmt::Display for Row {
 
 /// Ratio of the times of neighbours.
 pub fn ratio(problem: &str, what: &str, samples: &[(Sample, Sample)]) -> Row {
-    Row::new(problem, what, Quartiles::of(samples.iter().map(|(ours, theirs)| ours.seconds / theirs.seconds)), "of its time")
+    Row::new(
+        problem,
+        what,
+        Quartiles::of(samples.iter().map(|(ours, theirs)| ours.seconds / theirs.seconds)),
+        "of its time",
+    )
 }
 
 /// Samples that pass through each network per update, ours over theirs.
@@ -136,7 +141,12 @@ pub fn losses(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Ro
     let row = |&(our_name, their_name): &(&str, &str)| {
         let ours = mean(&|pair| pair.0.values.get(our_name).copied())?;
         let theirs = mean(&|pair| pair.1.values.get(their_name).copied())?;
-        Some(Row::exact(problem, format!("{mode}: {their_name} {ours:.4} / {theirs:.4}"), ours / theirs, "of its value"))
+        Some(Row::exact(
+            problem,
+            format!("{mode}: {their_name} {ours:.4} / {theirs:.4}"),
+            ours / theirs,
+            "of its value",
+        ))
     };
     LOSSES.iter().filter_map(row).collect()
 }
@@ -145,7 +155,8 @@ pub fn losses(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Ro
 pub fn phases(problem: &str, samples: &[Sample]) -> Vec<Row> {
     let phases: BTreeSet<&str> =
         samples.iter().flat_map(|s| s.values.keys()).filter_map(|name| name.strip_prefix("time/")).collect();
-    let share = |sample: &Sample, phase: &str| sample.values.get(&format!("time/{phase}")).unwrap_or(&0.0) / sample.seconds;
+    let share =
+        |sample: &Sample, phase: &str| sample.values.get(&format!("time/{phase}")).unwrap_or(&0.0) / sample.seconds;
     let mut rows: Vec<Row> = (phases.iter())
         .map(|phase| {
             let shares = samples.iter().map(|sample| 100.0 * share(sample, phase));

@@ -72,7 +72,8 @@ fn main() -> Result<()> {
     let mut report = Report::new(arguments.threads);
     for size in Size::ALL {
         for tuning in Tuning::ALL {
-            let fits = arguments.size.is_none_or(|only| only == size) && arguments.tuning.is_none_or(|only| only == tuning);
+            let fits =
+                arguments.size.is_none_or(|only| only == size) && arguments.tuning.is_none_or(|only| only == tuning);
             if fits {
                 measure(&arguments, size, tuning, &mut report)?;
             }
