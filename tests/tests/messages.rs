@@ -67,6 +67,34 @@ fn keys_and_values() {
 }
 
 #[test]
+fn a_gradient_that_is_not_finite() {
+    let advdmd = complete();
+    for (name, objective) in [("not-finite-dmd", "dmd"), ("not-finite-gan", "gan")] {
+        let weight = format!("[objective.{objective}]\nweight = 1e60\n\n[critic]");
+        assert_train_says(name, &advdmd, ("[critic]", &weight));
+        std::fs::remove_dir_all(advdmd.folder().join("out")).unwrap();
+    }
+}
+
+#[test]
+fn checkpoints_that_cannot_be_gone_on_with() {
+    let advdmd = complete();
+    advdmd.write("run.toml", CONFIG);
+    let train = ["train", "run.toml", "--out", "out", "--quiet", "--set", TINY[0], "--set", TINY[1]];
+    assert!(advdmd.run(&train).status.success());
+    assert_says("run-holds-one-already", &advdmd, &train);
+    let resume = [&train[..], &["--resume"]].concat();
+    assert_says("run-of-another-configuration", &advdmd, &[&resume[..], &["--set", "batch.groups=3"]].concat());
+    let newest = Path::new("out/checkpoints/update-000004");
+    advdmd.write(newest.join("fake.safetensors"), "cut");
+    assert_says("checkpoint-cut", &advdmd, &resume);
+    advdmd.write(newest.join("index.json"), "{\"format\": 1,");
+    assert_says("checkpoint-index-cut", &advdmd, &resume);
+    advdmd.write(newest.join("index.json"), "{\"format\": 7}");
+    assert_says("checkpoint-of-another-format", &advdmd, &resume);
+}
+
+#[test]
 fn prompts() {
     let advdmd = complete();
     advdmd.write("empty.txt", "\n\n");
