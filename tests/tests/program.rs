@@ -96,3 +96,19 @@ fn an_update_that_is_not_finite_can_be_replayed() {
     let nothing = installed.run(&["replay", "run"]);
     assert_eq!(nothing.status.code(), Some(2), "{}", stderr(&nothing));
 }
+
+#[test]
+fn options_override_the_configuration_of_a_file_and_of_a_run() {
+    let advdmd = Installation::with(&PLUGINS);
+    advdmd.write("run.toml", CONFIG);
+    let options = ["--out", "out", "--quiet", "--dtype", "f32", "--threads", "1"];
+    let sets = ["--set", "schedule.updates=1", "--set", "compute.dtype=bf16", "--set", "compute.threads=2"];
+    let output = advdmd.run(&tiny("train", &[&options[..], &sets].concat()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config = std::fs::read_to_string(advdmd.folder().join("out/config.toml")).unwrap();
+    assert!(config.contains("device = \"cpu\"\ndtype = \"f32\"\nthreads = 1\n"), "{config}");
+    // A folder without CUDA, because the machine of the tests may well have it.
+    let sample = ["sample", "--run", "out", "--prompt", "a 7", "--out", "images", "--device", "cuda:7"];
+    let output = advdmd.command(&sample).env("ADVDMD_TORCH_LIB", advdmd.folder()).output().unwrap();
+    assert!(stderr(&output).starts_with("error: device \"cuda:7\" needs CUDA"), "{}", stderr(&output));
+}
