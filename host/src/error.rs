@@ -38,10 +38,12 @@ pub enum Error {
         source: advdmd_sdk::Error,
     },
     /// A reward failed while it scored.
-    #[error("reward `{reward}` at step {step}")]
+    #[error("reward `{reward}` at step {step} (provided by {provider})")]
     Reward {
         /// The reward's label.
         reward: String,
+        /// The plugin's file, or the program itself.
+        provider: String,
         /// The step whose result was scored, from 0.
         step: usize,
         /// What the plugin says, or what the host refused.
@@ -143,11 +145,6 @@ impl Error {
     /// A plugin that did not do what its trait promises.
     pub fn contract(message: impl fmt::Display) -> Self {
         Self::Contract(message.to_string())
-    }
-
-    /// A reward that failed at a step.
-    pub fn reward(reward: impl Into<String>, step: usize, source: advdmd_sdk::Error) -> Self {
-        Self::Reward { reward: reward.into(), step, source }
     }
 
     /// For `map_err`: what was tried on which file.

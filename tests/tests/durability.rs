@@ -262,6 +262,18 @@ fn another_configuration_is_refused_key_by_key() {
     assert!(allowed.status.success() && text(&allowed).contains("going on although seed"), "{}", text(&allowed));
 }
 
+#[test]
+fn other_prompts_in_the_same_file_are_refused() {
+    let bench = Bench::new();
+    let prompts = ["--set", "data.prompts=\"captions.txt\""];
+    bench.0.write("captions.txt", "a red 7\na 3\n");
+    bench.done("run", &[&prompts[..], &["--set", "schedule.updates=1"]].concat());
+    bench.0.write("captions.txt", "a red 7\na 4\n");
+    let refused = bench.train("run", &[&prompts[..], &["--set", "schedule.updates=2", "--resume"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused).contains("captions.txt (data.prompts) has changed"), "{}", text(&refused));
+}
+
 /// The teacher's file and a plugin's are part of what a run is: one changed byte of either is refused by name.
 #[test]
 fn another_teacher_or_plugin_is_refused_by_name() {

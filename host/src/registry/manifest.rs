@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::{Provider, Registry};
 use crate::config::tree::Node;
-use crate::config::{Resolved, Settings};
+use crate::config::{KeyPath, Resolved, Settings};
 use crate::error::{Error, Result};
 use crate::files::FileDigest;
 
@@ -28,7 +28,7 @@ pub struct RunManifest {
     pub libtorch: String,
     /// The components in use, in the order of the configuration.
     pub components: Vec<UsedComponent>,
-    /// The files that the components' tables name, such as the teacher's weights.
+    /// The files that the configuration names, such as the teacher's weights or a list of prompts.
     pub files: Vec<UsedFile>,
 }
 
@@ -47,7 +47,7 @@ pub struct UsedComponent {
     pub sha256: Option<String>,
 }
 
-/// A file that a component's table names, itself or by its folder.
+/// A file that the configuration names, itself or by its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsedFile {
     /// The key that names it.
@@ -65,7 +65,7 @@ impl Registry {
     /// # Errors
     /// A component that no plugin provides, or a file that cannot be read.
     pub fn run_manifest<T: Settings>(&self, resolved: &Resolved<T>) -> Result<RunManifest> {
-        let used = |(key, kind, component): (crate::config::KeyPath, _, &crate::config::Component)| {
+        let used = |(key, kind, component): (KeyPath, _, &crate::config::Component)| {
             let entry = self.entry(kind, &component.r#type)?;
             let file = match &entry.provider {
                 Provider::Plugin(file) => Some(file),
@@ -94,7 +94,9 @@ impl Registry {
 
     fn used_files<T: Settings>(&self, resolved: &Resolved<T>) -> Result<Vec<UsedFile>> {
         let mut used = Vec::new();
-        for key in self.paths(resolved)? {
+        // What the host itself reads, beside the components' files.
+        let data = KeyPath::of("data.prompts");
+        for key in self.paths(resolved)?.into_iter().chain([data]) {
             let Some(Json::String(path)) = resolved.tree().get(&key).map(Node::to_json) else { continue };
             let mut found = Vec::new();
             collect(Path::new(&path), &mut found)?;

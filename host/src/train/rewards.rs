@@ -1,6 +1,6 @@
 //! The rewards of a run: what they need, their scores, and their learners.
 
-use advdmd_sdk::{FeatureSource, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
+use advdmd_sdk::{FeatureSource, Kind, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
 use tch::Tensor;
 
 use super::networks::Networks;
@@ -21,6 +21,8 @@ pub struct ActiveReward {
     pub weight: f64,
     /// What it needs.
     pub needs: Needs,
+    /// Who provides it: the plugin's file, or the program.
+    pub provider: String,
     /// The plugin's object.
     pub reward: Box<dyn Reward>,
 }
@@ -93,7 +95,8 @@ impl Rewards {
                     "reward `{name}` taps blocks {taps:?} of {depth}: expected rising indices below {depth}"
                 )));
             }
-            all.push(ActiveReward { name, weight: section.weight, needs, reward });
+            let provider = registry.entry(Kind::Reward, &section.component.r#type)?.provider.to_string();
+            all.push(ActiveReward { name, weight: section.weight, needs, provider, reward });
         }
         let taps = |source| {
             let needs = all.iter().filter_map(|reward| reward.needs.features.as_ref());
@@ -167,8 +170,8 @@ impl Rewards {
     /// final image scores every step alike.
     ///
     /// # Errors
-    /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether they are finite is left to
-    /// [`check_finite`].
+    /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether they are finite is not read
+    /// here.
     pub fn score(
         &mut self,
         networks: &Networks,
@@ -235,13 +238,18 @@ impl Rewards {
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
             let scores = reward.scores(&batch, networks.device);
-            column.push(scores.map_err(|source| Error::reward(&reward.name, state - 1, source))?);
+            column.push(scores.map_err(|source| reward.error(state - 1, source))?);
         }
         Ok(())
     }
 }
 
 impl ActiveReward {
+    /// The error of this reward at a step.
+    fn error(&self, step: usize, source: advdmd_sdk::Error) -> Error {
+        Error::Reward { reward: self.name.clone(), provider: self.provider.clone(), step, source }
+    }
+
     /// Scores `[b]`, float32 on `device`, their number checked. Values stay unread: reading would wait for the device.
     fn scores(&mut self, batch: &RewardBatch<'_>, device: tch::Device) -> advdmd_sdk::Result<Tensor> {
         let invalid = |message: String| advdmd_sdk::Error::invalid(message);
@@ -275,11 +283,15 @@ pub fn check_finite(
     for (reward, scores) in rewards.all.iter().zip(scores) {
         let values: Vec<f32> = Vec::try_from(scores.reshape(-1))?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let (sample, step) = (at / actions.len(), actions[at % actions.len()]);
+            let sample = at / actions.len();
+            let step = match reward.needs.scope {
+                Scope::EveryStep => actions[at % actions.len()],
+                Scope::Final => trajectory.steps() - 1,
+            };
             let mut ids = rollout.chunks.iter().flat_map(|chunk| &chunk.prompts);
             let prompt = ids.nth(sample).and_then(|&id| prompts.get(id)).map_or("", String::as_str);
             let message = format!("scored sample {sample} (\"{prompt}\") with {}", values[at]);
-            return Err(Error::reward(&reward.name, step, advdmd_sdk::Error::invalid(message)));
+            return Err(reward.error(step, advdmd_sdk::Error::invalid(message)));
         }
     }
     Ok(())
