@@ -4,7 +4,8 @@
 //! `/grad_norm` beside it; `grpo/ratio_mean|ratio_min|ratio_max`, `grpo/clip_fraction`, `grpo/gate/step0..`;
 //! `advantage/std`, `advantage/dead_groups`; `reward/<name>/step0/mean|std`; `critic/denoise_loss`,
 //! `critic/<name>/loss`, `critic/<name>/accuracy/step0..`; `student/grad_norm`, `student/lr`;
-//! `time/rollout|critic|reward|student|optimizer` in seconds; `memory/peak`, the most bytes of tensors on the device in the
+//! `time/rollout|critic|reward|student|optimizer|other` in seconds of the host (on CUDA, work that was only launched is waited for in
+//! `other`); `memory/peak`, the most bytes of tensors on the device in the
 //! update; `passes/<role>/<forward|backward>`, samples since the start.
 
 use std::collections::BTreeMap;

@@ -182,6 +182,36 @@ fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
     }
 }
 
+/// Stopped while it evaluates, before the first update or after the last: the resumed run evaluates anew, and no row stands
+/// twice.
+#[test]
+fn an_evaluation_that_was_stopped_is_made_again_and_not_twice() {
+    let bench = Bench::new();
+    let sets = ["--set", "schedule.updates=2", "--set", "eval.every=1"];
+    let mut child = bench.command("run", &sets).stderr(Stdio::null()).spawn().unwrap();
+    let rows = bench.path("run/eval.jsonl");
+    while fs::read_to_string(&rows).map_or(0, |text| text.lines().count()) < 2 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&child, Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    bench.done("run", &[&sets[..], &["--resume"]].concat());
+    let labels = || {
+        let text = fs::read_to_string(&rows).unwrap();
+        let row = |line: &str| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {} {} {}", row["update"], row["label"], row["steps"], row["guidance_scale"])
+        };
+        text.lines().map(row).collect::<Vec<_>>()
+    };
+    let found = labels();
+    let once: std::collections::BTreeSet<_> = found.iter().collect();
+    assert_eq!(once.len(), found.len(), "{found:#?}");
+    assert!(found.iter().any(|row| row.starts_with("2 \"student\"")), "{found:#?}");
+    bench.done("run", &[&sets[..], &["--resume"]].concat());
+    assert_eq!(labels(), found, "a finished run that is resumed has nothing to add");
+}
+
 /// A stop in the warm-up is saved too, and the resumed warm-up is the undisturbed one.
 #[test]
 fn a_stop_while_warming_up_loses_nothing() {

@@ -169,9 +169,19 @@ pub(super) const CATALOGUE: &[Spec] = &[
                 ("time/critic", "critic"),
                 ("time/reward", "reward"),
                 ("time/student", "student"),
+                ("time/optimizer", "optimiser"),
                 ("time/other", "other"),
             ],
-            "Seconds per phase of an update. Evaluation and saving are left out.",
+            "Seconds per phase of an update; the critic's optimisers count as critic. Evaluation and saving are left out.",
+        )
+    },
+    Spec {
+        include: &[0.0],
+        ..linear(
+            COST,
+            "Memory",
+            &[("memory/peak", "peak")],
+            "The most bytes of tensors on the device in an update. It stays level unless something is never freed.",
         )
     },
     linear(

@@ -15,7 +15,7 @@ pub(super) struct Phase {
 
 /// The phases of the update with their shares of the whole run; empty where no time was taken.
 pub(super) fn phases(run: &Run) -> Vec<Phase> {
-    let names = ["rollout", "critic", "reward", "student", "other"];
+    let names = ["rollout", "critic", "reward", "student", "optimizer", "other"];
     let seconds = names.map(|name| {
         let key = format!("time/{name}");
         run.records.iter().filter_map(|record| record.values.get(&key)).filter(|value| value.is_finite()).sum::<f64>()

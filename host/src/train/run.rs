@@ -66,21 +66,21 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     let from = if begun { Some(newest_whole(out, options.allow_drift)?) } else { None };
     let mut trainer = Trainer::new(&resolved, &registry)?;
     match &from {
-        Some(from) => {
-            refuse_drift(from, &trainer, options.allow_drift)?;
-            trainer.load(from)?;
-            tracing::info!("resumed at update {} from {}", trainer.state.update, from.path.display());
-        }
         None => {
             // A run that was stopped before its first checkpoint left these behind.
             for log in ["metrics.jsonl", "eval.jsonl"] {
                 files::remove(&out.join(log))?;
             }
         }
+        Some(from) => {
+            refuse_drift(from, &trainer, options.allow_drift)?;
+            trainer.load(from)?;
+            tracing::info!("resumed at update {} from {}", trainer.state.update, from.path.display());
+        }
     }
     files::write(&out.join("config.toml"), resolved.toml.as_bytes())?;
     files::write_json(&out.join("run.json"), &trainer.identity.made_with)?;
-    let mut watch = Watch::new(&trainer.config, &registry, out, trainer.state.update)?;
+    let mut watch = Watch::new(&trainer, &registry, out)?;
     let saved = from.map(|from| (from.index.state.update, from.index.state.warmed_up));
     let plan = if saved.is_none() { Some(announce(&mut trainer)?) } else { None };
     Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(&mut watch)
@@ -165,7 +165,7 @@ impl Run {
         let mut writer = Writer::open(&self.out.join("metrics.jsonl"), self.trainer.state.update)?;
         let updates = self.trainer.config.schedule.updates;
         self.progress = Some(Progress::new("training", self.trainer.state.update, updates));
-        if self.trainer.state.update == 0 && self.trainer.state.warmed_up == 0 {
+        if self.trainer.is_untrained() {
             self.observe(observer, false)?;
         }
         self.warm_up(stop)?;

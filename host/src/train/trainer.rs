@@ -120,6 +120,11 @@ impl Trainer {
         })
     }
 
+    /// Whether nothing has been trained yet, the critic's warm-up included.
+    pub fn is_untrained(&self) -> bool {
+        self.state.update == 0 && self.state.warmed_up == 0
+    }
+
     /// Critic updates of the warm-up that are still to be done.
     pub fn cold(&self) -> u64 {
         (self.config.critic.warmup as u64).saturating_sub(self.state.warmed_up)
@@ -173,6 +178,7 @@ impl Trainer {
         self.step_student(&mut meter)?;
         clock.lap("optimizer", &mut meter);
         let mut values = meter.read()?;
+        values.insert("time/other".to_owned(), clock.seconds());
         self.networks.passes.record_into(&mut values);
         if counted {
             values.insert("memory/peak".to_owned(), memory::read(device)?.peak as f64);
@@ -489,8 +495,13 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// Seconds since the last lap.
+    fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+
     fn lap(&mut self, phase: &str, meter: &mut Meter) {
-        meter.set(&format!("time/{phase}"), self.0.elapsed().as_secs_f64());
+        meter.set(&format!("time/{phase}"), self.seconds());
         self.0 = Instant::now();
     }
 }

@@ -8,17 +8,16 @@ use tch::Tensor;
 
 use super::run::Observer;
 use super::trainer::Trainer;
-use crate::Result;
-use crate::config::{Component, RunConfig};
+use crate::config::Component;
 use crate::digits::{Verdict, judge};
 use crate::eval::{DigitSuite, Entry, Subject};
-use crate::interrupt;
-use crate::jsonl::Log;
+use crate::jsonl::{self, Log};
 use crate::pipeline::Pipeline;
 use crate::random::Random;
 use crate::registry::Registry;
 use crate::report::{self, SampleRow, write_samples};
 use crate::sampling::Trajectory;
+use crate::{Result, files, interrupt};
 
 /// Steps of the teacher's own sampling, the ceiling of the comparison.
 pub const TEACHER_STEPS: usize = 40;
@@ -35,8 +34,8 @@ pub struct Watch {
     grid: usize,
     guidance_scale: f64,
     steps: Vec<usize>,
-    /// Whether the teacher's rows are in the log already.
-    teacher_done: bool,
+    /// The update whose evaluation is the last in the log; the teacher's rows came with the first.
+    evaluated: Option<u64>,
 }
 
 /// A model as the evaluation runs it.
@@ -48,22 +47,29 @@ struct Setting {
 }
 
 impl Watch {
-    /// For a run of `config` in `out`, continuing its `eval.jsonl` from `update`.
+    /// For a run in `out`, continuing its `eval.jsonl` from where the trainer stands.
     ///
     /// # Errors
     /// A sampler that cannot be made, or a log that cannot be written.
-    pub fn new(config: &RunConfig, registry: &Registry, out: &Path, update: u64) -> Result<Self> {
+    pub fn new(trainer: &Trainer, registry: &Registry, out: &Path) -> Result<Self> {
+        let config = &trainer.config;
         let steps = config.sampler.steps;
+        let steps = if steps > 1 { vec![steps, steps.div_ceil(2)] } else { vec![steps] };
+        let path = out.join("eval.jsonl");
+        let evaluated = newest_evaluation(&path, &steps, trainer.state.update)?;
+        if evaluated.is_none() {
+            files::remove(&path)?;
+        }
         Ok(Self {
             suite: DigitSuite::new(config.eval.prompts_per_task, SEED, tch::Device::Cpu)?,
-            log: Log::open::<Entry>(&out.join("eval.jsonl"), update)?,
+            log: Log::open::<Entry>(&path, evaluated.unwrap_or(0))?,
             student: registry.sampler(&config.sampler.component)?,
             student_type: config.sampler.component.r#type.clone(),
             teacher: registry.sampler(&euler())?,
             grid: config.eval.grid,
             guidance_scale: config.objective.dmd.guidance_scale,
-            steps: if steps > 1 { vec![steps, steps.div_ceil(2)] } else { vec![steps] },
-            teacher_done: update > 0,
+            steps,
+            evaluated,
         })
     }
 
@@ -153,20 +159,37 @@ impl Watch {
 
 impl Observer for Watch {
     fn look(&mut self, trainer: &Trainer, out: &Path, _last: bool) -> Result<()> {
-        if !self.teacher_done {
-            self.log.append(&Entry::real(self.suite.evaluate_real()?))?;
-        }
-        let stop = interrupt::flag()?;
-        for setting in self.settings(!self.teacher_done) {
-            if stop.is_raised() {
-                return Ok(());
+        let update = trainer.state.update;
+        if self.evaluated != Some(update) {
+            let first = self.evaluated.is_none();
+            if first {
+                self.log.append(&Entry::real(self.suite.evaluate_real()?))?;
             }
-            self.evaluate(trainer, &setting)?;
+            let stop = interrupt::flag()?;
+            for setting in self.settings(first) {
+                if stop.is_raised() {
+                    return Ok(());
+                }
+                self.evaluate(trainer, &setting)?;
+            }
+            self.evaluated = Some(update);
+            self.samples(trainer, out)?;
         }
-        self.teacher_done = true;
-        self.samples(trainer, out)?;
         report::write(out).map(|_| ())
     }
+}
+
+/// The newest update up to `now` whose evaluation was not broken off: the student's rows come last.
+fn newest_evaluation(log: &Path, steps: &[usize], now: u64) -> Result<Option<u64>> {
+    if !log.exists() {
+        return Ok(None);
+    }
+    let entries: Vec<Entry> = jsonl::read(log)?;
+    let done = |update: &u64| {
+        let of_student = |entry: &&Entry| entry.update == *update && entry.subject == Subject::Student;
+        steps.iter().all(|&steps| entries.iter().filter(of_student).any(|entry| entry.steps == steps))
+    };
+    Ok(entries.iter().map(|entry| entry.update).filter(|update| *update <= now && done(update)).max())
 }
 
 /// The teacher's sampler: Euler over evenly spaced sigmas, at which it was found to do best at few steps.
