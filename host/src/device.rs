@@ -2,7 +2,7 @@
 
 use advdmd_nn::memory;
 use advdmd_sdk::abi::cuda;
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Tensor};
 
 use crate::config::Compute;
 use crate::{Error, Result};
@@ -53,6 +53,19 @@ pub fn select(compute: &Compute) -> Result<Device> {
         return Err(Error::usage(message, hint));
     }
     Ok(device)
+}
+
+/// A tensor of the CPU on `device`, without waiting for what the device has to do: the copy goes through page-locked memory and
+/// takes its place in the queue.
+///
+/// # Errors
+/// libtorch's, for lack of memory.
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    if !device.is_cuda() {
+        return Ok(tensor.f_to_device(device)?);
+    }
+    let pinned = tensor.f_pin_memory(device)?;
+    Ok(pinned.f_to_device_(device, tensor.f_kind()?, true, false)?)
 }
 
 /// The same device in the SDK's terms.

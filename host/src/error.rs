@@ -163,6 +163,17 @@ impl Error {
         Self::Failed(message.to_string())
     }
 
+    /// The error with its causes, in one line.
+    pub fn in_one_line(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(next) = cause {
+            text += &format!(": {next}");
+            cause = next.source();
+        }
+        text
+    }
+
     /// The exit code of the program: 2 for a command line or configuration that must be changed first, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -216,7 +227,7 @@ fn found(finding: Option<&Finding>) -> String {
 fn kept_in(folder: Option<&Path>) -> String {
     folder.map_or_else(String::new, |folder| {
         format!(
-            "\n  kept for replay: `advdmd replay {}` shows every tensor on the way\n  the networks have not moved, and \
+            "\n  kept for replay: `advdmd replay {}` shows every tensor on the way\n  nothing moved from there on, and \
              what was saved before is whole; a lower learning rate or weight may help",
             folder.display()
         )

@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::hex;
 use crate::{Error, Result};
 
 /// Creates a folder and its parents.
@@ -38,6 +37,17 @@ pub fn remove(path: &Path) -> Result<()> {
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a file the ending `.old`, if it is there; one that has that name already is lost.
+///
+/// # Errors
+/// Names the file.
+pub fn set_aside(path: &Path) -> Result<()> {
+    match fs::rename(path, sibling(path, "old")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("rename", path)(error)),
         _ => Ok(()),
     }
 }
@@ -85,17 +95,31 @@ pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
     let new = sibling(path, "part");
     remove_dir(&new)?;
     create_dir(&new)?;
-    let placed = fill(&new).and_then(|()| sync_dir(&new)).and_then(|()| {
-        let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-        renameat_with(CWD, &new, CWD, path, flags)
-            .map_err(io::Error::from)
-            .map_err(Error::file("rename a new folder to", path))
-    });
+    let parent = path.parent().unwrap_or(path);
+    let placed =
+        fill(&new).and_then(|()| sync_dir(&new)).and_then(|()| place(&new, path)).and_then(|()| sync_dir(parent));
     // After an exchange this is the older folder, after a failure the unfinished one.
     let leftover = remove_dir(&new);
-    placed?;
-    leftover?;
-    sync_dir(path.parent().unwrap_or(path))
+    placed.and(leftover)
+}
+
+/// Puts the folder `new` at `path`; an older one is then at `new`, or gone.
+fn place(new: &Path, path: &Path) -> Result<()> {
+    let fail = |error| Error::file("rename a new folder to", path)(error);
+    if !path.exists() {
+        return fs::rename(new, path).map_err(fail);
+    }
+    match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).map_err(io::Error::from) {
+        Ok(()) => Ok(()),
+        // Network file systems cannot exchange: there is a moment without either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            let old = sibling(path, "old");
+            remove_dir(&old)?;
+            fs::rename(path, &old).and_then(|()| fs::rename(new, path)).map_err(fail)?;
+            remove_dir(&old)
+        }
+        Err(error) => Err(fail(error)),
+    }
 }
 
 /// Brings a folder's list of names to disk: a rename outlives a power cut only after that.
@@ -132,7 +156,7 @@ impl FileDigest {
             let mut file = File::open(path)?;
             let mut hasher = Sha256::new();
             let bytes = io::copy(&mut file, &mut hasher)?;
-            Ok(Self { bytes, sha256: hex(&hasher.finalize()) })
+            Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
         };
         read().map_err(Error::file("read", path))
     }

@@ -48,6 +48,19 @@ impl Log {
         Ok(Self { path: path.to_owned(), file, last })
     }
 
+    /// The update of the last entry; 0 for an empty log.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Brings what was written to the disk itself.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::file("write", &self.path))
+    }
+
     /// Writes one entry as one line, at once.
     ///
     /// # Errors

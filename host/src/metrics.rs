@@ -71,6 +71,19 @@ impl Writer {
         Ok(())
     }
 
+    /// The update of the last record.
+    pub fn last(&self) -> u64 {
+        self.log.last()
+    }
+
+    /// Brings what was written to the disk itself.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn sync(&self) -> Result<()> {
+        self.log.sync()
+    }
+
     /// How many numbers of each name were not finite since this writer was opened; only names that had any.
     pub fn non_finite(&self) -> &BTreeMap<String, u64> {
         &self.non_finite

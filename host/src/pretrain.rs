@@ -23,6 +23,7 @@ use crate::prompts::PromptTable;
 use crate::random::{Random, Stream, column};
 use crate::registry::Registry;
 use crate::train::critic::noised;
+use crate::train::guard::Guard;
 use crate::train::metrics::Meter;
 use crate::train::{RunLock, config_drift};
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ struct Pretraining<'a> {
     random: Random,
     device: tch::Device,
     progress: Progress,
+    guard: Guard,
 }
 
 /// Trains the backbone of `resolved` and writes its averaged weights as a model folder to `out/model`.
@@ -76,6 +78,7 @@ pub fn run(mut resolved: Resolved<PretrainConfig>, out: &Path, resume: bool) -> 
         optimizer: AdamW::new(&parameters, adamw(&config.optimizer))?,
         ema: Ema::new(&parameters, config.ema_decay)?,
         progress: Progress::default(),
+        guard: Guard::new(device)?,
         config,
         backbone,
         denoiser,
@@ -179,12 +182,14 @@ impl Pretraining<'_> {
         meter.add("loss", &loss, 1.0);
         self.optimizer.gradients().drop_all()?;
         loss.f_backward()?;
-        meter.add("grad_norm", &clip_grad_norm(&self.denoiser.parameters(), config.optimizer.clip_norm)?, 1.0);
+        let norm = clip_grad_norm(&self.denoiser.parameters(), config.optimizer.clip_norm)?;
+        meter.add("grad_norm", &norm, 1.0);
         let lr = self.learning_rate(step);
         meter.set("lr", lr);
         self.optimizer.set_lr(lr);
-        self.optimizer.step()?;
-        Ok(self.ema.update()?)
+        self.guard.watch(&norm);
+        self.optimizer.step_unless(self.guard.tripped())?;
+        Ok(self.ema.update_unless(self.guard.tripped())?)
     }
 
     /// Linear warm-up, then a cosine to `final_lr_share`.
@@ -199,7 +204,16 @@ impl Pretraining<'_> {
     }
 
     /// The model folder with the averaged weights, and the state to resume from.
+    ///
+    /// # Errors
+    /// The disk's; a gradient that was not finite since the last time: what was saved then stays.
     fn save(&self, out: &Path) -> Result<()> {
+        if self.guard.has_tripped() {
+            let step = self.progress.step;
+            return Err(Error::failed(format!(
+                "a gradient was not finite before step {step}; what was saved before is whole, a lower learning rate may help"
+            )));
+        }
         self.backbone.save(&out.join("model"), &self.ema.averages(), DType::F16)?;
         let parameters: Weights = self.denoiser.parameters().into_iter().map(|(name, p)| (name, p.detach())).collect();
         files::replace_dir(&out.join("state"), |folder| {

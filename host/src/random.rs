@@ -9,6 +9,7 @@ use rand_distr::{Distribution, StandardNormal};
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
+use crate::device::upload;
 
 /// What the numbers are for. The discriminants are part of a run's identity: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum Stream {
     Critic = 5,
     /// Noise of a critic sample.
     CriticNoise = 6,
-    /// Sigma of a student sample.
+    /// Steps that a student update trains on.
     Student = 7,
     /// Noise of a student sample.
     StudentNoise = 8,
@@ -40,6 +41,8 @@ pub enum Stream {
     Pretrain = 12,
     /// Noise of pretraining batches.
     PretrainNoise = 13,
+    /// Sigma of a student sample.
+    StudentSigma = 14,
 }
 
 /// The run's source of randomness.
@@ -91,7 +94,7 @@ impl Random {
             rows += 1;
         }
         let shape: Vec<i64> = std::iter::once(rows).chain(shape.iter().copied()).collect();
-        Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_device(device)?)
+        upload(&Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?, device)
     }
 }
 
@@ -100,7 +103,7 @@ impl Random {
 /// # Errors
 /// libtorch's, for lack of memory.
 pub fn column(values: &[f64], device: Device) -> Result<Tensor> {
-    Ok(Tensor::f_from_slice(values)?.f_to_device(device)?.f_to_kind(Kind::Float)?)
+    upload(&Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?, device)
 }
 
 #[cfg(test)]

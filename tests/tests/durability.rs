@@ -135,7 +135,16 @@ fn resumed_equals_uninterrupted_and_differs_from_a_cold_start() {
 fn a_killed_run_always_resumes_and_ends_as_the_undisturbed_one() {
     let kills: u32 = std::env::var("ADVDMD_KILLS").map_or(6, |kills| kills.parse().unwrap());
     let bench = Bench::new();
-    let long = ["--set", "critic.warmup=3", "--set", "schedule.updates=100000", "--set", "checkpoint.every=1"];
+    let long = [
+        "--set",
+        "critic.warmup=3",
+        "--set",
+        "schedule.updates=100000",
+        "--set",
+        "checkpoint.every=1",
+        "--set",
+        "eval.every=3",
+    ];
     // A fixed rule for the moments: a failure can be repeated, as far as a race can.
     let mut moment = 0x9E37_79B9_u32;
     let mut resumed = 0;
@@ -158,11 +167,21 @@ fn a_killed_run_always_resumes_and_ends_as_the_undisturbed_one() {
     assert!(resumed > kills / 2, "{resumed} of {kills} kills came after a checkpoint");
     let reached = bench.newest("killed").index.state.update;
     let updates = format!("schedule.updates={}", reached + 2);
-    let short = ["--set", "critic.warmup=3", "--set", "checkpoint.every=1", "--set", &updates];
+    let short = [&long[..2], &["--set", &updates], &long[4..]].concat();
     let killed = bench.done("killed", &[&short[..], &["--resume"]].concat());
     let undisturbed = bench.done("undisturbed", &short);
     assert_eq!(contents(&killed), contents(&undisturbed));
     assert_same_numbers(&bench.path("killed"), &bench.path("undisturbed"));
+    let evaluations = |run: &str| {
+        let text = fs::read_to_string(bench.path(run).join("eval.jsonl")).unwrap();
+        let row = |line: &str| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["scores"]["seconds"].take();
+            row.to_string()
+        };
+        text.lines().map(row).collect::<Vec<_>>()
+    };
+    assert!(evaluations("killed") == evaluations("undisturbed"), "every evaluation once, with the same scores");
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn the_planned_peak_is_right_at_digits_size() {
     for sets in [
         ["batch.group_size=32", "batch.micro_batch=64", "student.steps_per_update=2"],
         ["batch.group_size=32", "batch.micro_batch=24", "student.steps_per_update=0"],
+        ["batch.group_size=32", "batch.micro_batch=16", "student.steps_per_update=1"],
     ] {
         let error = error_of_planned_peak(&sets);
         println!("planned peak: {:+.1} % of measured", 100.0 * error);

@@ -142,7 +142,7 @@ fn an_update_that_is_not_finite_is_named_kept_and_replayed() {
     assert_eq!(finding.seen.name, "gradient of dmd at the student's velocity", "{text}");
     assert!(finding.seen.place.starts_with("student update 0, chunk 0, step 0"), "{text}");
     assert!(text.contains("advdmd replay"), "{text}");
-    let replayed = replay(&kept).unwrap();
+    let replayed = replay(&kept, &[]).unwrap();
     assert_eq!(replayed.first_bad().map(ToString::to_string), Some(finding.to_string()));
     let names: Vec<&str> = replayed.seen().iter().map(|seen| seen.name.as_str()).collect();
     for expected in

@@ -7,6 +7,7 @@ use advdmd::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::compute_args::ComputeArgs;
 use super::output;
 
 /// The options of `advdmd replay`.
@@ -15,6 +16,8 @@ pub struct Replay {
     /// The kept update, such as `runs/x/failures/update-000123`
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -27,7 +30,7 @@ pub fn run(args: &Replay) -> Result<()> {
             "give a folder of `RUN/failures`, which a run writes when a loss or gradient is not finite".to_owned();
         return Err(Error::usage(format!("{} holds no kept update", args.folder.display()), hint));
     }
-    let inspection = train::replay(&args.folder)?;
+    let inspection = train::replay(&args.folder, &args.compute.sets())?;
     let finding = inspection.first_bad();
     if args.json {
         let row =

@@ -195,15 +195,6 @@ fn with_recipe_hint<T: Settings>(mut faults: Vec<Fault>, tree: &Node) -> Vec<Fau
     faults
 }
 
-/// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// Turns the path string at `path` into an absolute one, relative to the file (or, for `--set`, to the working
 /// directory) that it stands in.
 pub(crate) fn make_absolute(tree: &mut Node, path: &KeyPath) -> Result<()> {

@@ -38,6 +38,9 @@ pub fn of_run(config: &RunConfig) -> Vec<Problem> {
         &format!("at most sampler.steps, which is {steps}"),
     );
     rules.critic(&config.critic);
+    for (key, tuning) in [("student.tuning", &config.student.tuning), ("critic.tuning", &config.critic.tuning)] {
+        rules.precision(key, tuning, config.compute.dtype);
+    }
     rules.rewards(config);
     rules.objective(&config.objective, config);
     rules.expect(config.schedule.updates >= 1, "schedule.updates", config.schedule.updates, "1 or more");
@@ -55,6 +58,7 @@ pub fn of_pretraining(config: &PretrainConfig) -> Vec<Problem> {
     rules.compute(&config.compute);
     rules.data(&config.data);
     rules.optimizer("optimizer", &config.optimizer);
+    rules.precision("compute.dtype", &Tuning::Full, config.compute.dtype);
     rules.within("final_lr_share", config.final_lr_share);
     rules.expect(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more");
     rules.expect(config.steps >= 1, "steps", config.steps, "1 or more");
@@ -116,6 +120,15 @@ impl Rules {
         // libtorch counts threads in 32 bits.
         let most = i32::MAX as usize;
         self.expect(compute.threads <= most, "compute.threads", compute.threads, &format!("at most {most}"));
+    }
+
+    /// Weights of 16 bits cannot hold the small steps of training; low-rank updates are float32 beside any base.
+    fn precision(&mut self, key: &str, tuning: &Tuning, dtype: DType) {
+        if *tuning == Tuning::Full && matches!(dtype, DType::F16 | DType::Bf16) {
+            let dtype = format!("{dtype:?}").to_lowercase();
+            let message = format!("`{key}`: full tuning trains in compute.dtype, and {dtype} is too coarse for that");
+            self.problem(key, message, Some("use compute.dtype = \"f32\", or tuning = { type = \"lora\", … }".into()));
+        }
     }
 
     fn data(&mut self, data: &Data) {

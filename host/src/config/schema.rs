@@ -157,7 +157,7 @@ pub struct Student {
     pub optimizer: Optimizer,
     /// Decay of the exponential moving average that is evaluated and exported; 0 for none.
     pub ema_decay: f64,
-    /// Steps of the trajectory that each chunk trains on, drawn at random; 0 for all K.
+    /// Steps of the trajectory that an update trains on, drawn at random; 0 for all K.
     pub steps_per_update: usize,
 }
 

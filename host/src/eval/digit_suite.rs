@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use super::scores::{Protocol, Scores};
-use crate::config::hex;
 use crate::digits::{
     CHECKER_WEIGHTS, Caption, Checker, FeatureStatistics, Glyphs, Reading, SCENE_SIDE, ScoreRow, Split, TaskScores,
     evaluation_prompts, sample_images,
@@ -55,7 +54,7 @@ impl DigitSuite {
             prompts_per_task,
             seed,
             reference_images: rounds * captions.len(),
-            checker: hex(&Sha256::digest(CHECKER_WEIGHTS)[..4]),
+            checker: format!("{:x}", Sha256::digest(CHECKER_WEIGHTS))[..8].to_owned(),
         };
         let reference = FeatureStatistics::new(&Tensor::f_cat(&features?, 0)?)?;
         let prompts = captions.iter().map(ToString::to_string).collect();

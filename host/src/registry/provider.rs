@@ -10,8 +10,6 @@ use advdmd_sdk::{Backbone, BackboneInit, Manifest, Reward, RewardInit, Sampler, 
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::config::hex;
-
 // What nothing refers to is not linked, and its components with it.
 #[cfg(feature = "static-plugins")]
 use {backbone_digits as _, reward_adversarial as _, sampler_flow as _};
@@ -70,7 +68,7 @@ fn load(path: &Path) -> Result<PluginFile, OpenError> {
         OpenError { foreign, reason: error.to_string().replace(&format!("{}: ", path.display()), "") }
     })?;
     let bytes = std::fs::read(path).map_err(|error| OpenError { foreign: false, reason: error.to_string() })?;
-    Ok(PluginFile { path: path.to_owned(), sha256: hex(&Sha256::digest(&bytes)), plugin })
+    Ok(PluginFile { path: path.to_owned(), sha256: format!("{:x}", Sha256::digest(&bytes)), plugin })
 }
 
 impl PluginFile {

@@ -171,14 +171,30 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
     Ok(list(run)?.pop().map(|(_, path)| path))
 }
 
+/// Removes what a save that was killed left half done.
+///
+/// # Errors
+/// The disk's.
+pub fn clean(run: &Path) -> Result<()> {
+    let folder = folder(run);
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.map_err(Error::file("read", &folder))?.path();
+        if path.extension().is_some_and(|end| end == "part") {
+            files::remove_dir(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes a checkpoint out of [`list`] without destroying it.
 ///
 /// # Errors
 /// The disk's.
-pub fn set_aside(checkpoint: &Path) -> Result<PathBuf> {
-    let aside = files::sibling(checkpoint, "damaged");
+pub fn set_aside(checkpoint: PathBuf) -> Result<PathBuf> {
+    let aside = files::sibling(&checkpoint, "damaged");
     files::remove_dir(&aside)?;
-    fs::rename(checkpoint, &aside).map_err(Error::file("rename", checkpoint))?;
+    fs::rename(&checkpoint, &aside).map_err(Error::file("rename", &checkpoint))?;
     Ok(aside)
 }
 
@@ -287,7 +303,7 @@ mod tests {
         fs::write(path.join(INDEX), b"{\"format\": 9}").unwrap();
         let format = Checkpoint::open(&path).unwrap_err().to_string();
         assert!(format.contains("expected format 1, found 9"), "{format}");
-        set_aside(&path).unwrap();
+        set_aside(path).unwrap();
         assert_eq!(list(run.path()).unwrap(), []);
     }
 

@@ -15,6 +15,7 @@ use super::rewards::{Features, Rewards, Scored, learner_error};
 use super::rollout::{Chunk, Rollout};
 use crate::config::RunConfig;
 use crate::data::Dataset;
+use crate::device::upload;
 use crate::objective::denoise;
 use crate::passes::Role;
 use crate::random::{Random, Stream, column};
@@ -178,7 +179,7 @@ fn learn(
             context.data.real(prompt, &mut rng)
         };
         let images = chunk.prompts.iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
-        let images = Tensor::stack(&images, 0).to_device(networks.device);
+        let images = upload(&Tensor::stack(&images, 0), networks.device)?;
         let x_real = noised(&networks.backbone.encode_images(&images)?, &draws.noise, sigma);
         meter.watch("real latents", &x_real);
         let features = rewards.features(networks, &x_real, sigma, chunk)?;
@@ -191,7 +192,7 @@ fn learn(
         let (real, fake) = (rewards.batch(&rewards.all[index], &real)?, rewards.batch(&rewards.all[index], &fake)?);
         let Some(ActiveLoss { name, loss }) = discriminate(rewards, index, &real, &fake)? else { continue };
         meter.add(&format!("critic/{name}/loss"), &loss.loss, share);
-        accuracy(&name, &loss, draws, share, meter);
+        accuracy(&name, &loss, draws, share, meter)?;
         (loss.loss * (context.config.critic.learner_weight * share)).f_backward()?;
     }
     Ok(())
@@ -215,17 +216,18 @@ fn discriminate(
 }
 
 /// Shares of real and fake samples told right: of all, and for each step of those judged where its reward is read.
-fn accuracy(name: &str, loss: &DiscriminatorLoss, draws: &Draws, share: f64, meter: &mut Meter) {
+fn accuracy(name: &str, loss: &DiscriminatorLoss, draws: &Draws, share: f64, meter: &mut Meter) -> Result<()> {
     let right = (loss.real.gt(0.5).to_kind(Kind::Float) + loss.fake.lt(0.5).to_kind(Kind::Float)) * 0.5;
     if !draws.on_schedule.is_empty() {
         let index: Vec<i64> = draws.on_schedule.iter().map(|&sample| sample as i64).collect();
-        let judged = right.index_select(0, &Tensor::from_slice(&index).to_device(right.device()));
+        let judged = right.index_select(0, &upload(&Tensor::from_slice(&index), right.device())?);
         let steps: Vec<usize> = draws.on_schedule.iter().map(|&sample| draws.steps[sample]).collect();
-        meter.add_by(&format!("critic/{name}/accuracy/step"), &judged, &steps);
+        meter.add_by(&format!("critic/{name}/accuracy/step"), &judged, &steps)?;
     }
     meter.add(&format!("critic/{name}/accuracy"), &right.mean(Kind::Float), share);
     meter.add(&format!("critic/{name}/score_real"), &loss.real.mean(Kind::Float), share);
     meter.add(&format!("critic/{name}/score_fake"), &loss.fake.mean(Kind::Float), share);
+    Ok(())
 }
 
 /// Draws step, sigma and noise of each sample of a chunk.

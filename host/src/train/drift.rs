@@ -8,7 +8,9 @@ use super::checkpoint::Identity;
 use crate::registry::{RunManifest, UsedComponent};
 
 /// Keys that say how long a run goes on and what it shows of itself, not what an update does.
-const FREE: [&str; 6] = ["recipe", "compute.threads", "plugins", "schedule", "eval", "checkpoint"];
+const FREE: [&str; 5] = ["recipe", "plugins", "schedule", "eval", "checkpoint"];
+/// Keys that change only the order in which floats are added.
+const ROUNDING: [&str; 3] = ["compute.threads", "compute.device", "batch.micro_batch"];
 
 /// Every difference that makes the rest of a run another one, a line each; empty when it goes on as it began.
 pub fn drift(saved: &Identity, now: &Identity) -> Vec<String> {
@@ -35,13 +37,25 @@ fn programs(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
 
 /// The keys in which two configurations of one run may not differ, a line each.
 pub fn config_drift(saved: &Json, now: &Json) -> Vec<String> {
+    differences(saved, now, |key| !is_below(key, &FREE) && !is_below(key, &ROUNDING))
+}
+
+/// The keys in which they may differ at the price of other rounding, a line each.
+pub fn rounding_drift(saved: &Json, now: &Json) -> Vec<String> {
+    differences(saved, now, |key| is_below(key, &ROUNDING))
+}
+
+fn is_below(key: &str, tables: &[&str]) -> bool {
+    tables.iter().any(|table| key == *table || key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn differences(saved: &Json, now: &Json, matters: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     leaves(saved, String::new(), &mut before);
     leaves(now, String::new(), &mut after);
-    let free = |key: &str| FREE.iter().any(|free| key == *free || key.starts_with(&format!("{free}.")));
     let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    for key in keys.into_iter().filter(|key| !free(key)) {
+    for key in keys.into_iter().filter(|key| matters(key)) {
         let text = |value: Option<&&Json>| value.map_or("not set".to_owned(), ToString::to_string);
         let (saved, now) = (before.get(key), after.get(key));
         if saved != now {
@@ -72,9 +86,10 @@ fn components(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
         // Another `type` is a difference of the configuration.
         let Some(before) = saved.components.iter().find(same) else { continue };
         if before.sha256 != after.sha256 {
-            let provider = |component: &UsedComponent| match (&component.file, &component.sha256) {
-                (Some(file), Some(sha256)) => format!("{} ({}…)", file.display(), sha256.get(..12).unwrap_or(sha256)),
-                _ => "linked into the program".to_owned(),
+            let provider = |UsedComponent { file, sha256, .. }: &UsedComponent| {
+                let place =
+                    file.as_ref().map_or("linked into the program".to_owned(), |file| file.display().to_string());
+                format!("{place} ({}…)", sha256.get(..12).unwrap_or(sha256))
             };
             let UsedComponent { kind, name, .. } = after;
             lines.push(format!("the plugin of {kind} `{name}` was {}, is {}", provider(before), provider(after)));
@@ -138,6 +153,13 @@ mod tests {
         for (pointer, value, expected) in cases {
             assert_eq!(changed(pointer, value), [expected]);
         }
+    }
+
+    #[test]
+    fn what_only_rounds_otherwise_is_said_and_allowed() {
+        let [before, now] = [1, 2].map(|n| json!({"batch": {"micro_batch": n}, "compute": {"threads": n}, "seed": n}));
+        assert_eq!(rounding_drift(&before, &now), ["batch.micro_batch was 1, is 2", "compute.threads was 1, is 2"]);
+        assert_eq!(config_drift(&before, &now), ["seed was 1, is 2"]);
     }
 
     #[test]

@@ -50,14 +50,14 @@ fn write(trainer: &mut Trainer, rollout: &Rollout, run: &Path) -> Result<PathBuf
     Ok(path)
 }
 
-/// Goes through a kept update again.
+/// Goes through a kept update again, on the device of the run unless `sets` says otherwise.
 ///
 /// # Errors
 /// A folder that holds no kept update, or plugins that are not found.
-pub fn replay(folder: &Path) -> Result<Inspection> {
+pub fn replay(folder: &Path, sets: &[String]) -> Result<Inspection> {
     let kept = Checkpoint::open(folder)?;
     kept.verify()?;
-    let mut resolved = load_run(&folder.join(CONFIG), &[])?;
+    let mut resolved = load_run(&folder.join(CONFIG), sets)?;
     let registry = Registry::discover(&resolved.config.plugins.paths)?;
     registry.resolve(&mut resolved)?;
     let mut trainer = Trainer::new(&resolved, &registry)?;

@@ -26,6 +26,11 @@ impl Guard {
         self.tripped = self.tripped.maximum(&bad);
     }
 
+    /// Whether it has tripped; waits for the device.
+    pub fn has_tripped(&self) -> bool {
+        self.tripped.double_value(&[]) > 0.0
+    }
+
     /// 1 after a norm that was not finite, else 0: 0-dim float32 on the device.
     pub fn tripped(&self) -> &Tensor {
         &self.tripped

@@ -58,7 +58,7 @@ impl Inspection {
         let largest = tensor.abs().max().double_value(&[]);
         let seen = Seen { place: self.place.clone(), name: name.to_owned(), shape: tensor.size(), largest };
         if count > 0 {
-            let flat = bad.view(-1).to_kind(Kind::Uint8).argmax(0, false).int64_value(&[]);
+            let flat = bad.reshape(-1).to_kind(Kind::Uint8).argmax(0, false).int64_value(&[]);
             let value = tensor.reshape(-1).double_value(&[flat]);
             self.first_bad = Some(Finding { index: unravel(flat, &seen.shape), seen: seen.clone(), value, count });
         }
@@ -124,6 +124,14 @@ mod tests {
         let names: Vec<_> = inspection.seen().iter().map(|seen| (seen.name.as_str(), seen.largest)).collect();
         assert_eq!(names[0], ("x0", 3.0));
         assert_eq!((names.len(), names[1].0), (2, "velocity"));
+    }
+
+    #[test]
+    fn a_permuted_tensor_is_read_like_any_other() {
+        let mut inspection = Inspection::default();
+        let bad = Tensor::from_slice(&[0f32, 1.0, 2.0, 3.0, f32::NAN, 5.0]).view([2, 3]).permute([1, 0]);
+        inspection.watch("velocity", &bad);
+        assert_eq!(inspection.first_bad().unwrap().index, [1, 1]);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::inspection::Inspection;
 use crate::Result;
+use crate::device::upload;
 
 /// Weighted means and extremes by name. Reading them is one transfer at the end of an update instead of a wait at each number.
 #[derive(Debug, Default)]
@@ -84,16 +85,20 @@ impl Meter {
     }
 
     /// Adds each sample of `values` (`[b]`) to the mean called `name` + its key.
-    pub fn add_by(&mut self, name: &str, values: &Tensor, keys: &[usize]) {
+    ///
+    /// # Errors
+    /// libtorch's, for lack of memory.
+    pub fn add_by(&mut self, name: &str, values: &Tensor, keys: &[usize]) -> Result<()> {
         let mut members: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
         for (sample, &key) in keys.iter().enumerate() {
             members.entry(key).or_default().push(sample as i64);
         }
         for (key, samples) in members {
-            let index = Tensor::from_slice(&samples).to_device(values.device());
+            let index = upload(&Tensor::from_slice(&samples), values.device())?;
             let mean = values.index_select(0, &index).mean(Kind::Float);
             self.add(&format!("{name}{key}"), &mean, samples.len() as f64);
         }
+        Ok(())
     }
 
     /// Sets a number that is already on the host.
@@ -110,7 +115,11 @@ impl Meter {
         if self.sums.is_empty() {
             return Ok(values);
         }
-        let scalars: Vec<Tensor> = self.sums.values().map(|(sum, total)| (sum / *total).view([1])).collect();
+        // A number may have been made beside the networks' device, by a learner that computes on the CPU.
+        let devices = || self.sums.values().map(|(sum, _)| sum.device());
+        let device = devices().find(|device| *device != Device::Cpu).unwrap_or(Device::Cpu);
+        let scalars: Vec<Tensor> =
+            self.sums.values().map(|(sum, total)| (sum / *total).view([1]).to_device(device)).collect();
         let read = Vec::<f32>::try_from(Tensor::f_cat(&scalars, 0)?)?;
         values.extend(self.sums.into_keys().zip(read.into_iter().map(f64::from)));
         Ok(values)

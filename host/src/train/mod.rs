@@ -7,7 +7,7 @@ pub mod checkpoint;
 pub(crate) mod critic;
 mod drift;
 mod failure;
-mod guard;
+pub(crate) mod guard;
 mod inspection;
 mod lock;
 pub(crate) mod metrics;
@@ -22,7 +22,7 @@ mod student;
 mod trainer;
 mod watch;
 
-pub use drift::{config_drift, drift};
+pub use drift::{config_drift, drift, rounding_drift};
 pub use failure::replay;
 pub use inspection::{Finding, Inspection, Seen};
 pub use lock::RunLock;

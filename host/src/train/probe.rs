@@ -23,6 +23,13 @@ pub struct Cost {
     pub kept: f64,
 }
 
+impl Cost {
+    /// The cost of `next`, which runs beside what this one has kept.
+    fn then(self, next: Self) -> Self {
+        Self { seconds: next.seconds, peak: self.peak.max(self.kept + next.peak), kept: self.kept + next.kept }
+    }
+}
+
 /// The phases of an update on `samples` samples in one chunk.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Probe {
@@ -50,13 +57,16 @@ impl Trainer {
     /// What the phases give; a score that is not finite.
     pub fn probe(&mut self, samples: usize) -> Result<Probe> {
         let passes = self.networks.passes.counts();
-        let measured = self.measure(samples);
+        let batch = &self.config.batch;
+        let chunks = (batch.groups * batch.group_size).div_ceil(batch.micro_batch);
+        let measured = self.measure(samples, chunks > 1);
         self.networks.passes.restore(passes);
         self.drop_gradients()?;
         measured
     }
 
-    fn measure(&mut self, samples: usize) -> Result<Probe> {
+    /// With more `chunks` than one, the gradients of the first stand beside the activations of the second.
+    fn measure(&mut self, samples: usize, chunks: bool) -> Result<Probe> {
         let device = self.networks.device;
         let mut meter = Meter::default();
         let prompt = self.data.draw(&mut self.random.rng(crate::random::Stream::Prompts, [0, 0, 0]));
@@ -67,14 +77,20 @@ impl Trainer {
         })?;
         self.networks.train_fake(true);
         let number = self.state.critic_updates;
-        let ((), critic) = measured(device, || self.accumulate_critic(&rolled, number, &mut meter))?;
+        let mut critic = measured(device, || self.accumulate_critic(&rolled, number, &mut meter))?.1;
+        if chunks {
+            critic = critic.then(measured(device, || self.accumulate_critic(&rolled, number, &mut meter))?.1);
+        }
         self.networks.train_fake(false);
         // The critic's gradients are gone before the student's are made, as in a real update.
         self.drop_gradients()?;
         let (scores, reward) = measured(device, || self.score(&rolled))?;
         check_finite(&self.rewards, &scores, &self.trajectory, &rolled, self.data.prompts())?;
         let advantages = self.flat_advantages(&rolled);
-        let ((), student) = measured(device, || self.accumulate_student(&rolled, &advantages, &mut meter))?;
+        let mut student = measured(device, || self.accumulate_student(&rolled, &advantages, &mut meter))?.1;
+        if chunks {
+            student = student.then(measured(device, || self.accumulate_student(&rolled, &advantages, &mut meter))?.1);
+        }
         let step_per_number = step_per_number(device)?;
         Ok(Probe { samples, rollout: rollout_cost, critic, reward, student, step_per_number })
     }

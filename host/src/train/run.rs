@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::checkpoint::{self, Checkpoint};
-use super::drift::drift;
+use super::drift::{drift, rounding_drift};
 use super::failure;
 use super::lock::RunLock;
 use super::trainer::Trainer;
@@ -58,6 +58,7 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     let registry = Registry::discover(&resolved.config.plugins.paths)?;
     registry.resolve(&mut resolved)?;
     let _lock = RunLock::take(out)?;
+    checkpoint::clean(out)?;
     let begun = !checkpoint::list(out)?.is_empty();
     if begun && !options.resume {
         let hint = "`--resume` goes on with it; another `--out` starts a new one".to_owned();
@@ -67,9 +68,12 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     let mut trainer = Trainer::new(&resolved, &registry)?;
     match &from {
         None => {
-            // A run that was stopped before its first checkpoint left these behind.
+            if options.resume {
+                tracing::warn!("{} holds no checkpoint: starting at update 0", out.display());
+            }
+            // A run that ended before its first checkpoint left these behind.
             for log in ["metrics.jsonl", "eval.jsonl"] {
-                files::remove(&out.join(log))?;
+                files::set_aside(&out.join(log))?;
             }
         }
         Some(from) => {
@@ -86,42 +90,36 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(&mut watch)
 }
 
-/// The newest checkpoint, every file verified. One that is damaged is refused, or set aside where `allowed`.
+/// The newest checkpoint, every file verified. One that is damaged is refused, or set aside where `allowed` and there is an
+/// older one that is whole.
 fn newest_whole(run: &Path, allowed: bool) -> Result<Checkpoint> {
     let mut all = checkpoint::list(run)?;
+    let mut damaged = Vec::new();
     while let Some((_, path)) = all.pop() {
         let opened = Checkpoint::open(&path).and_then(|checkpoint| checkpoint.verify().map(|()| checkpoint));
-        let error = match opened {
-            Ok(checkpoint) => return Ok(checkpoint),
-            Err(error) => error,
-        };
-        if !allowed {
-            let hint = match all.last() {
-                Some((update, _)) => format!("`--allow-drift` sets it aside and goes on from update {update}"),
-                None => "there is no older one: start anew in another `--out`".to_owned(),
-            };
-            return Err(Error::usage(format!("checkpoint cannot be used: {}", render(&error)), hint));
+        match (opened, all.last()) {
+            (Ok(whole), _) => {
+                for path in damaged {
+                    tracing::warn!("set aside as {}", checkpoint::set_aside(path)?.display());
+                }
+                return Ok(whole);
+            }
+            (Err(error), Some((older, _))) if !allowed => {
+                let hint = format!("`--allow-drift` sets it aside and goes on from update {older}, if that is whole");
+                return Err(Error::usage(format!("checkpoint cannot be used: {}", error.in_one_line()), hint));
+            }
+            (Err(error), _) => tracing::warn!("checkpoint cannot be used: {}", error.in_one_line()),
         }
-        tracing::warn!("set aside as {}: {}", checkpoint::set_aside(&path)?.display(), render(&error));
+        damaged.push(path);
     }
-    Err(Error::usage(
-        format!("{} has no whole checkpoint left", run.display()),
-        "start anew in another `--out`".to_owned(),
-    ))
-}
-
-/// An error with its causes, in one line.
-fn render(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text += &format!(": {next}");
-        cause = next.source();
-    }
-    text
+    let hint = "start anew in another `--out`; nothing of this one was changed".to_owned();
+    Err(Error::usage(format!("{} has no whole checkpoint", run.display()), hint))
 }
 
 fn refuse_drift(from: &Checkpoint, trainer: &Trainer, allowed: bool) -> Result<()> {
+    for line in rounding_drift(&from.index.identity.config, &trainer.identity.config) {
+        tracing::warn!("the rest is not bit for bit what it would have been: {line}");
+    }
     let lines = drift(&from.index.identity, &trainer.identity);
     if lines.is_empty() {
         return Ok(());
@@ -163,9 +161,16 @@ impl Run {
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let stop = interrupt::flag()?;
         let mut writer = Writer::open(&self.out.join("metrics.jsonl"), self.trainer.state.update)?;
+        if writer.last() < self.trainer.state.update {
+            let (last, update) = (writer.last(), self.trainer.state.update);
+            tracing::warn!(
+                "metrics.jsonl ends at update {last}, the checkpoint is of {update}: numbers between are lost"
+            );
+        }
         let updates = self.trainer.config.schedule.updates;
         self.progress = Some(Progress::new("training", self.trainer.state.update, updates));
-        if self.trainer.is_untrained() {
+        // After a resume as well: a run that was killed between its checkpoint and the evaluation of it still owes one.
+        if self.owes_evaluation() {
             self.observe(observer, false)?;
         }
         self.warm_up(stop)?;
@@ -177,7 +182,8 @@ impl Run {
             let started = Instant::now();
             let values = self.trainer.update().map_err(|error| failure::keep(&mut self.trainer, error, &self.out))?;
             if let Some(plan) = self.plan.take() {
-                plan.compare(&values, started.elapsed().as_secs_f64()).report(&self.out)?;
+                let reported = plan.compare(&values, started.elapsed().as_secs_f64()).report(&self.out);
+                self.tolerate(reported)?;
             }
             self.trainer.state.seconds = before + begun.elapsed().as_secs_f64() - paused;
             let update = self.trainer.state.update;
@@ -189,22 +195,30 @@ impl Run {
             let written = self.write(&mut writer);
             self.tolerate(written)?;
             if update.is_multiple_of(self.trainer.config.checkpoint.every) {
-                let saved = self.save();
+                // The log reaches the disk before the checkpoint that says it is there.
+                let saved = writer.sync().and_then(|()| self.save());
                 self.tolerate(saved)?;
             }
-            let every = self.trainer.config.eval.every;
-            if every > 0 && update.is_multiple_of(every) && update < updates {
+            if update < updates && self.owes_evaluation() {
                 self.observe(observer, false)?;
             }
             paused += looked.elapsed().as_secs_f64();
         }
-        self.write(&mut writer)?;
+        let written = self.write(&mut writer);
         self.save()?;
+        written?;
         let finished = !stop.is_raised();
         if finished {
             self.observe(observer, true)?;
         }
         Ok(Outcome { updates: self.trainer.state.update, finished, seconds: self.trainer.state.seconds })
+    }
+
+    /// Whether an evaluation is due at this update; the observer knows whether it was made.
+    fn owes_evaluation(&self) -> bool {
+        let every = self.trainer.config.eval.every;
+        let update = self.trainer.state.update;
+        if every == 0 { self.trainer.is_untrained() } else { update.is_multiple_of(every) }
     }
 
     /// What is left of the critic's warm-up; a stop in the middle is saved like any other.
@@ -227,6 +241,10 @@ impl Run {
         let looked = observer.look(&self.trainer, &self.out, last);
         self.trainer.swap_averages()?;
         self.meanwhile("");
+        if looked.is_err() {
+            // What was trained is not lost with a picture of it.
+            self.save()?;
+        }
         looked
     }
 
@@ -262,7 +280,7 @@ impl Run {
         match written {
             Err(error) if self.trainer.config.checkpoint.on_error == OnSaveError::Continue => {
                 let update = self.trainer.state.update;
-                tracing::error!("not saved at update {update}, going on: {}", render(&error));
+                tracing::error!("not saved at update {update}, going on: {}", error.in_one_line());
                 Ok(())
             }
             other => other,

@@ -290,11 +290,10 @@ fn draw(context: &StudentContext<'_>, chunk: &Chunk, step: usize) -> Result<(Ten
     let [low, high] = context.config.objective.dmd.sigma_range;
     let key = |sample: usize| [context.update, sample as u64, step as u64];
     let samples = chunk.first..chunk.first + chunk.len();
-    let uniform = |sample| context.random.rng(Stream::StudentNoise, key(sample)).random::<f64>();
+    let uniform = |sample| context.random.rng(Stream::StudentSigma, key(sample)).random::<f64>();
     let sigmas: Vec<f64> = samples.clone().map(|sample| low + (high - low) * uniform(sample)).collect();
     let networks = context.networks;
-    // The second half of the key space: the first belongs to the sigmas.
-    let keys = samples.map(|sample| [context.update, sample as u64, (1 << 32) + step as u64]);
-    let noise = context.random.normal(Stream::StudentNoise, keys, &networks.spec.latent_shape, networks.device)?;
+    let noise =
+        context.random.normal(Stream::StudentNoise, samples.map(key), &networks.spec.latent_shape, networks.device)?;
     Ok((column(&sigmas, networks.device)?, noise))
 }

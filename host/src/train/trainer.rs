@@ -146,7 +146,7 @@ impl Trainer {
         self.state.warmed_up += updates;
         let values = meter.read()?;
         if let Some((name, value)) = not_finite(&values) {
-            return Err(self.failure(name, value, before, rollout));
+            return Err(self.failure(format!("{name} of the warm-up"), value, before, rollout));
         }
         self.observe_accuracy(&values);
         Ok(())
@@ -160,23 +160,20 @@ impl Trainer {
     /// A plugin's, or a loss, gradient or score that is not finite.
     pub fn update(&mut self) -> Result<Values> {
         let before = self.state.clone();
-        let mut meter = Meter::default();
         let device = self.networks.device;
         // A device that cannot be counted has no `memory/peak`.
         let counted = memory::reset_peak(device).is_ok();
-        let mut clock = Clock::start();
         self.guard = Guard::new(device)?;
+        let mut meter = Meter::default();
+        let mut clock = Clock::start();
         let rollout = self.roll(self.state.update)?;
         clock.lap("rollout", &mut meter);
-        self.train_critic(&rollout, self.config.critic.updates as u64, &mut meter)?;
-        clock.lap("critic", &mut meter);
-        let scores = self.score(&rollout)?;
-        let advantages = self.advantages(&scores, &mut meter)?;
-        clock.lap("reward", &mut meter);
-        self.accumulate_student(&rollout, &advantages, &mut meter)?;
-        clock.lap("student", &mut meter);
-        self.step_student(&mut meter)?;
-        clock.lap("optimizer", &mut meter);
+        let learned = self.learn(&rollout, &mut clock, &mut meter);
+        let learned = match learned {
+            // What a plugin says of NaN is a consequence; the guard knows the cause.
+            Err(error) if !self.guard.has_tripped() => return Err(error),
+            learned => learned,
+        };
         let mut values = meter.read()?;
         values.insert("time/other".to_owned(), clock.seconds());
         self.networks.passes.record_into(&mut values);
@@ -184,12 +181,29 @@ impl Trainer {
             values.insert("memory/peak".to_owned(), memory::read(device)?.peak as f64);
         }
         if let Some((name, value)) = not_finite(&values) {
-            check_finite(&self.rewards, &scores, &self.trajectory, &rollout, self.data.prompts())?;
+            if let Ok(scores) = &learned {
+                check_finite(&self.rewards, scores, &self.trajectory, &rollout, self.data.prompts())?;
+            }
             return Err(self.failure(name, value, before, rollout));
         }
+        learned?;
         self.state.update += 1;
         self.observe_accuracy(&values);
         Ok(values)
+    }
+
+    /// Critic, rewards and student on one rollout. Returns the scores.
+    fn learn(&mut self, rollout: &Rollout, clock: &mut Clock, meter: &mut Meter) -> Result<Vec<Tensor>> {
+        self.train_critic(rollout, self.config.critic.updates as u64, meter)?;
+        clock.lap("critic", meter);
+        let scores = self.score(rollout)?;
+        let advantages = self.advantages(&scores, meter)?;
+        clock.lap("reward", meter);
+        self.accumulate_student(rollout, &advantages, meter)?;
+        clock.lap("student", meter);
+        self.step_student(meter)?;
+        clock.lap("optimizer", meter);
+        Ok(scores)
     }
 
     /// The trajectories of an update's prompts, groups side by side.
@@ -279,7 +293,6 @@ impl Trainer {
         advantages: &[Option<Tensor>],
         meter: &mut Meter,
     ) -> Result<()> {
-        self.optimizer.gradients().drop_all()?;
         let context = StudentContext {
             networks: &self.networks,
             trajectory: &self.trajectory,
@@ -327,7 +340,8 @@ impl Trainer {
         Ok(self.ema.swap()?)
     }
 
-    /// Goes through an update on `rollout` without moving anything, and reads every tensor on the way.
+    /// Goes through an update on `rollout` without moving anything, and reads every tensor on the way. Critic updates that
+    /// went well before the one that did not are repeated with the weights that they led to.
     ///
     /// # Errors
     /// A plugin's, unless a tensor before it explains it.

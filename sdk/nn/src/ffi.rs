@@ -6,7 +6,7 @@
 //! `AtenTensorHandle` are the same thing: a heap-allocated `at::Tensor*`. Operators with a `Scalar` argument have no
 //! conversion there, so only overloads with float, bool and tensor arguments are used.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char};
 use std::fs::File;
 use std::path::Path;
 
@@ -35,7 +35,7 @@ unsafe extern "C" {
     ) -> i32;
     fn torch_new_list_reserve_size(size: usize, list: *mut *mut List) -> i32;
     fn torch_list_push_back(list: *mut List, element: StableValue) -> i32;
-    fn malloc(size: usize) -> *mut c_void;
+    fn advdmd_boxed(value: StableValue) -> *mut StableValue;
 }
 
 enum Argument<'a> {
@@ -55,13 +55,11 @@ impl Argument<'_> {
             Self::Bool(value) => u64::from(value),
             Self::Optional(None) => 0,
             Self::Optional(Some(tensor)) => {
-                // SAFETY: plain allocation; libtorch frees it with `delete`, which is `free` for it.
-                let place = unsafe { malloc(size_of::<StableValue>()) }.cast::<StableValue>();
+                // SAFETY: takes no pointers; libtorch owns the value from here on.
+                let place = unsafe { advdmd_boxed(owned_handle(tensor)) };
                 if place.is_null() {
                     return Err(Error::failed("out of memory"));
                 }
-                // SAFETY: just allocated for one such value, and aligned for any type.
-                unsafe { place.write(owned_handle(tensor)) };
                 place as StableValue
             }
             Self::Tensors(tensors) => {
@@ -250,7 +248,8 @@ pub(crate) fn memory_keep_freed() -> bool {
 
 /// Puts the counting allocator in the place of libtorch's for the CPU.
 pub(crate) fn memory_count_cpu() {
-    // SAFETY: the allocator is static, and memory of the one before is still released by that one.
+    // SAFETY: the allocator is static, and memory of the one before is still released by that one. libtorch writes the
+    // pointer without a lock; whoever reads it beside that gets one allocator or the other, and both stay valid.
     unsafe { advdmd_memory_count_cpu() }
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <new>
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -59,12 +60,17 @@ struct AdvdmdMemory {
   int64_t allocations;
 };
 
+// A value on the heap, where libtorch's C functions look for an optional argument and delete it.
+uint64_t* advdmd_boxed(uint64_t value) noexcept { return new (std::nothrow) uint64_t(value); }
+
 // Counts tensors made on the CPU from now on; those made before are never counted.
 void advdmd_memory_count_cpu() { c10::SetCPUAllocator(&counting, /*priority=*/100); }
 
 // Whether freed memory stays with the process, for the next tensors.
 int32_t advdmd_memory_keep_freed() {
-  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+  // Some versions of the C library take no more than 32 MiB.
+  const bool kept = mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 || mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1;
+  return mallopt(M_TRIM_THRESHOLD, -1) == 1 && kept;
 }
 
 // device: -1 for the CPU, else the CUDA device. Returns 0, or 1 where there is no such allocator.

@@ -19,6 +19,8 @@ pub struct Memory {
 }
 
 /// Counts tensors on the CPU from now on, once in a process; tensors made before are not counted. CUDA counts anyway.
+///
+/// For the program, before it starts other threads; not for a plugin, whose copy of these counters is its own.
 pub fn count_cpu() {
     static COUNTING: Once = Once::new();
     COUNTING.call_once(ffi::memory_count_cpu);
@@ -29,7 +31,9 @@ pub fn count_cpu() {
 /// A training loop asks for the same sizes in every update. The C library maps large ones anew each time and returns them
 /// when they are freed, and clearing and mapping those pages takes up to a tenth of an update. The process stays at its peak.
 pub fn keep_freed() {
-    ffi::memory_keep_freed();
+    if !ffi::memory_keep_freed() {
+        tracing::debug!("the C library gives freed memory back: updates will be slower");
+    }
 }
 
 /// The tensors on `device`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::ffi::{self, AdamWLists};
-use crate::optim::Gradients;
+use crate::optim::{Gradients, flag};
 use crate::{Layout, Weights};
 
 /// Hyper-parameters, with PyTorch's defaults but for the learning rate, which has none.
@@ -129,7 +129,8 @@ impl AdamW {
     }
 
     /// The same, but parameters and moments stay as they are where `skip` (0-dim float32 on their device) is 1. That
-    /// is decided on the device: the host need not wait to learn whether a gradient was finite.
+    /// is decided on the device: the host need not wait to learn whether a gradient was finite. The host's count of steps goes
+    /// on either way, so a skipped optimiser is for looking at, not for going on.
     ///
     /// # Errors
     /// libtorch's.
@@ -163,9 +164,10 @@ impl AdamW {
         if parameters.is_empty() {
             return Ok(());
         }
+        let skip = skip.map(|skip| flag(skip, parameters[0].device())).transpose()?;
         let lists = AdamWLists { parameters, gradients, exp_avgs, exp_avg_sqs, steps };
         let AdamWConfig { lr, betas, eps, weight_decay } = self.config;
-        ffi::fused_adamw_(&lists, lr, betas, weight_decay, eps, skip)
+        ffi::fused_adamw_(&lists, lr, betas, weight_decay, eps, skip.as_ref())
     }
 
     /// The moments and step counts: `<parameter>.exp_avg`, `.exp_avg_sq` and `.step` (0-dim int64). Handles on the

@@ -3,6 +3,7 @@
 use advdmd_sdk::{Error, Result};
 use tch::{Kind, Tensor};
 
+use crate::optim::flag;
 use crate::{Weights, ffi, load_parameters};
 
 /// The exponential moving average of a list of parameters, with warm-up: the n-th update uses
@@ -63,10 +64,12 @@ impl Ema {
 
     fn advance(&mut self, skip: Option<&Tensor>) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        let Some(first) = self.averages.first() else { return Ok(()) };
+        let skip = skip.map(|skip| flag(skip, first.device())).transpose()?;
         let n = self.updates as f64;
         let decay = self.decay.min((1.0 + n) / (10.0 + n));
         let sources = self.parameters.iter().map(|parameter| parameter.f_to_kind(Kind::Float));
-        ffi::fused_lerp_(&self.averages, &sources.collect::<Result<Vec<_>, _>>()?, 1.0 - decay, skip)?;
+        ffi::fused_lerp_(&self.averages, &sources.collect::<Result<Vec<_>, _>>()?, 1.0 - decay, skip.as_ref())?;
         self.updates += 1;
         Ok(())
     }

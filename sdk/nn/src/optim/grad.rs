@@ -1,7 +1,7 @@
 //! Gradients of a list of parameters.
 
 use advdmd_sdk::Result;
-use tch::{COptimizer, Kind, Tensor};
+use tch::{COptimizer, Device, Kind, Tensor};
 
 use crate::ffi;
 
@@ -66,7 +66,12 @@ fn defined<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<Vec<T
 /// # Errors
 /// libtorch's.
 pub fn grad_norm(parameters: &[(String, Tensor)]) -> Result<Tensor> {
-    norm(&defined(parameters.iter().map(|(_, parameter)| parameter))?)
+    norm(&defined(parameters.iter().map(|(_, parameter)| parameter))?, device_of(parameters))
+}
+
+/// Where the parameters lie; the CPU where there are none.
+fn device_of(parameters: &[(String, Tensor)]) -> Device {
+    parameters.first().map_or(Device::Cpu, |(_, parameter)| parameter.device())
 }
 
 /// Scales the gradients so that their norm is at most `max_norm`, and returns the norm before that: the arithmetic of
@@ -76,7 +81,7 @@ pub fn grad_norm(parameters: &[(String, Tensor)]) -> Result<Tensor> {
 /// libtorch's.
 pub fn clip_grad_norm(parameters: &[(String, Tensor)], max_norm: f64) -> Result<Tensor> {
     let gradients = defined(parameters.iter().map(|(_, parameter)| parameter))?;
-    let norm = norm(&gradients)?;
+    let norm = norm(&gradients, device_of(parameters))?;
     let _no_grad = tch::no_grad_guard();
     let factor = (norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(max_norm)?).f_clamp_max(1.0)?;
     ffi::foreach_mul_(&gradients, &factor)?;
@@ -84,12 +89,11 @@ pub fn clip_grad_norm(parameters: &[(String, Tensor)], max_norm: f64) -> Result<
 }
 
 /// `_foreach_norm` takes its order as a `Scalar`, which the C functions cannot pass: one norm per tensor, stacked.
-fn norm(gradients: &[Tensor]) -> Result<Tensor> {
-    let Some(first) = gradients.first() else {
-        return Ok(Tensor::f_zeros([0; 0], (Kind::Float, tch::Device::Cpu))?);
-    };
+fn norm(gradients: &[Tensor], device: Device) -> Result<Tensor> {
+    if gradients.is_empty() {
+        return Ok(Tensor::f_zeros([0; 0], (Kind::Float, device))?);
+    }
     let _no_grad = tch::no_grad_guard();
-    let device = first.device();
     let norm =
         |gradient: &Tensor| -> Result<Tensor> { Ok(gradient.f_norm_scalaropt_dtype(2.0, Kind::Float)?.f_to(device)?) };
     let norms = gradients.iter().map(norm).collect::<Result<Vec<_>>>()?;
