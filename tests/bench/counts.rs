@@ -1,4 +1,4 @@
-//! How often an update waits for the device, sends to it, and allocates tensors.
+//! How often an update waits for the device, sends to it, allocates tensors, and asks the system for memory.
 //!
 //! A CPU has nothing to wait for, but the calls are the same on every device. The linker redirects those of libtorch's C
 //! functions that read a tensor on the host, or make one from the host's numbers, to the counters here (`build.rs`). Only
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use advdmd::registry::Registry;
 use advdmd_nn::memory;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Device;
 
 use crate::report::Row;
@@ -44,7 +44,7 @@ counted!(READS, __wrap_atg_nonzero, __real_atg_nonzero, (out: *mut *mut c_void, 
 counted!(UPLOADS, __wrap_at_tensor_of_data, __real_at_tensor_of_data, (data: *const c_void, sizes: *const i64, count: usize, size: usize, kind: i32) -> *mut c_void);
 
 /// Updates before those that are counted.
-const WARM_UP: usize = 2;
+const WARM_UP: usize = 4;
 const UPDATES: usize = 4;
 
 /// Counts per update.
@@ -54,13 +54,13 @@ pub fn measure(folder: &Path, name: &str) -> Result<Vec<Row>> {
     for _ in 0..WARM_UP {
         trainer.update()?;
     }
-    let before = memory::read(Device::Cpu)?;
+    let (before, faults) = (memory::read(Device::Cpu)?, page_faults()?);
     let counters = [("reads of the device", &READS), ("uploads to the device", &UPLOADS)];
     let at_first = counters.map(|(_, counter)| counter.load(Ordering::Relaxed));
     for _ in 0..UPDATES {
         trainer.update()?;
     }
-    let after = memory::read(Device::Cpu)?;
+    let (after, faults) = (memory::read(Device::Cpu)?, page_faults()? - faults);
     let per_update = |count: f64| count / UPDATES as f64;
     let mut rows: Vec<Row> = (counters.iter().zip(at_first))
         .map(|((what, counter), first)| {
@@ -72,5 +72,14 @@ pub fn measure(folder: &Path, name: &str) -> Result<Vec<Row>> {
     rows.push(Row::exact(name, "tensor allocations", per_update(allocations), "per update"));
     let growth = after.current as f64 - before.current as f64;
     rows.push(Row::exact(name, "growth of tensor memory", per_update(growth) / 1024.0, "KiB per update"));
+    rows.push(Row::exact(name, "pages mapped by the system", per_update(faults), "per update"));
     Ok(rows)
+}
+
+/// Pages that the system has mapped for this process so far without reading them from a disk.
+fn page_faults() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // After the program's name, which may hold spaces: state, five ids, flags, minor faults.
+    let fields = stat.rsplit_once(')').context("/proc/self/stat has no name")?.1;
+    Ok(fields.split_whitespace().nth(7).context("/proc/self/stat is short")?.parse()?)
 }

@@ -30,8 +30,6 @@ class Denoiser(SD3Transformer2DModel):
         h, w = height // patch, width // patch
         self.passes[f"{self.role}/forward"] += batch
         image = self.pos_embed(x).contiguous()
-        if image.requires_grad:
-            image.register_hook(self._count_backward)
         temb = self.time_text_embed(sigma * 1000.0, pooled)
         text = self.context_embedder(context)
         features = []
@@ -40,13 +38,19 @@ class Denoiser(SD3Transformer2DModel):
             text, image = block(hidden_states=image, encoder_hidden_states=text, temb=temb)
             if index in taps:
                 features.append(image.transpose(1, 2).unflatten(2, (h, w)))
+        if features and features[-1].requires_grad:
+            features[-1].register_hook(self._count_backward)
         if not velocity:
             return None, features
         out = self.proj_out(self.norm_out(image, temb))
         out = out.view(batch, h, w, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
-        return out.reshape(batch, -1, height, width), features
+        out = out.reshape(batch, -1, height, width)
+        if out.requires_grad:
+            out.register_hook(self._count_backward)
+        return out, features
 
     def _count_backward(self, gradient):
+        """A loss reads the velocity or the features, never both."""
         self.passes[f"{self.role}/backward"] += gradient.shape[0]
 
 
