@@ -1,4 +1,5 @@
-//! How often an update waits for the device, sends to it, allocates tensors, and asks the system for memory.
+//! How often an update waits for the device, makes tensors of numbers on the host, allocates tensors, and asks the system
+//! for memory.
 //!
 //! A CPU has nothing to wait for, but the calls are the same on every device. The linker redirects those of libtorch's C
 //! functions that read a tensor on the host, or make one from the host's numbers, to the counters here (`build.rs`). Only
@@ -17,7 +18,7 @@ use crate::report::Row;
 use crate::worker::trainer;
 
 static READS: AtomicU64 = AtomicU64::new(0);
-static UPLOADS: AtomicU64 = AtomicU64::new(0);
+static FROM_HOST: AtomicU64 = AtomicU64::new(0);
 
 /// Defines `__wrap_<name>`, which counts and goes on to the function itself.
 macro_rules! counted {
@@ -41,7 +42,7 @@ counted!(READS, __wrap_at_int64_value_at_indexes, __real_at_int64_value_at_index
 counted!(READS, __wrap_atg_equal, __real_atg_equal, (one: *mut c_void, other: *mut c_void) -> i32);
 counted!(READS, __wrap_atg_is_nonzero, __real_atg_is_nonzero, (tensor: *mut c_void) -> i32);
 counted!(READS, __wrap_atg_nonzero, __real_atg_nonzero, (out: *mut *mut c_void, tensor: *mut c_void) -> ());
-counted!(UPLOADS, __wrap_at_tensor_of_data, __real_at_tensor_of_data, (data: *const c_void, sizes: *const i64, count: usize, size: usize, kind: i32) -> *mut c_void);
+counted!(FROM_HOST, __wrap_at_tensor_of_data, __real_at_tensor_of_data, (data: *const c_void, sizes: *const i64, count: usize, size: usize, kind: i32) -> *mut c_void);
 
 /// Updates before those that are counted.
 const WARM_UP: usize = 4;
@@ -55,7 +56,7 @@ pub fn measure(folder: &Path, name: &str) -> Result<Vec<Row>> {
         trainer.update()?;
     }
     let (before, faults) = (memory::read(Device::Cpu)?, page_faults()?);
-    let counters = [("reads of the device", &READS), ("uploads to the device", &UPLOADS)];
+    let counters = [("reads of the device", &READS), ("tensors made of numbers on the host", &FROM_HOST)];
     let at_first = counters.map(|(_, counter)| counter.load(Ordering::Relaxed));
     for _ in 0..UPDATES {
         trainer.update()?;
