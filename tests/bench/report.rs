@@ -170,13 +170,7 @@ pub fn phases(problem: &str, samples: &[Sample]) -> Vec<Row> {
     rows
 }
 
-/// Seconds of the phases of an update, apart from each other: the critic's optimisers step inside its phase.
+/// Seconds of the phases of an update.
 fn times(sample: &Sample) -> BTreeMap<&str, f64> {
-    let times = sample.values.iter().filter_map(|(name, &seconds)| Some((name.strip_prefix("time/")?, seconds)));
-    let mut times: BTreeMap<&str, f64> = times.collect();
-    if let Some(inner) = times.remove("critic_optimizer") {
-        *times.entry("critic").or_default() -= inner;
-        *times.entry("optimizer").or_default() += inner;
-    }
-    times
+    sample.values.iter().filter_map(|(name, &seconds)| Some((name.strip_prefix("time/")?, seconds))).collect()
 }

@@ -172,7 +172,7 @@ pub(super) const CATALOGUE: &[Spec] = &[
                 ("time/optimizer", "optimiser"),
                 ("time/other", "other"),
             ],
-            "Seconds per phase of an update; the critic's optimisers count as critic. Evaluation and saving are left out.",
+            "Seconds per phase of an update. Evaluation and saving are left out.",
         )
     },
     Spec {

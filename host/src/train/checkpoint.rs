@@ -191,10 +191,10 @@ pub fn clean(run: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The disk's.
-pub fn set_aside(checkpoint: PathBuf) -> Result<PathBuf> {
-    let aside = files::sibling(&checkpoint, "damaged");
+pub fn set_aside(checkpoint: &Path) -> Result<PathBuf> {
+    let aside = files::sibling(checkpoint, "damaged");
     files::remove_dir(&aside)?;
-    fs::rename(&checkpoint, &aside).map_err(Error::file("rename", &checkpoint))?;
+    fs::rename(checkpoint, &aside).map_err(Error::file("rename", checkpoint))?;
     Ok(aside)
 }
 
@@ -303,7 +303,7 @@ mod tests {
         fs::write(path.join(INDEX), b"{\"format\": 9}").unwrap();
         let format = Checkpoint::open(&path).unwrap_err().to_string();
         assert!(format.contains("expected format 1, found 9"), "{format}");
-        set_aside(path).unwrap();
+        set_aside(&path).unwrap();
         assert_eq!(list(run.path()).unwrap(), []);
     }
 

@@ -3,6 +3,8 @@
 //! One forward of the fake network serves both: its velocity gives the denoising loss, its tapped features,
 //! detached, the learners' fake side. The real side costs one more pass, without gradients and up to the deepest tap.
 
+use std::time::Instant;
+
 use advdmd_nn::optim::{AdamW, clip_grad_norm};
 use advdmd_sdk::{DiscriminatorLoss, Request};
 use rand::Rng;
@@ -122,6 +124,7 @@ impl Critic {
         guard: &mut Guard,
         meter: &mut Meter,
     ) -> Result<()> {
+        let begun = Instant::now();
         let critic = &context.config.critic;
         let norm = clip_grad_norm(&context.networks.fake.parameters(), critic.optimizer.clip_norm)?;
         meter.add("critic/grad_norm", &norm, 1.0);
@@ -139,6 +142,9 @@ impl Critic {
             optimizer.step_unless(guard.tripped())?;
             optimizer.gradients().drop_all()?;
         }
+        let seconds = begun.elapsed().as_secs_f64();
+        meter.spend("time/optimizer", seconds);
+        meter.spend("time/critic", -seconds);
         Ok(())
     }
 }

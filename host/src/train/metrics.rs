@@ -106,6 +106,11 @@ impl Meter {
         self.values.insert(name.to_owned(), value);
     }
 
+    /// Adds to a number that is already on the host.
+    pub fn spend(&mut self, name: &str, amount: f64) {
+        *self.values.entry(name.to_owned()).or_default() += amount;
+    }
+
     /// All means, read in one transfer.
     ///
     /// # Errors

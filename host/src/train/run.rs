@@ -94,12 +94,12 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
 /// older one that is whole.
 fn newest_whole(run: &Path, allowed: bool) -> Result<Checkpoint> {
     let mut all = checkpoint::list(run)?;
-    let mut damaged = Vec::new();
+    let mut damaged: Vec<PathBuf> = Vec::new();
     while let Some((_, path)) = all.pop() {
         let opened = Checkpoint::open(&path).and_then(|checkpoint| checkpoint.verify().map(|()| checkpoint));
         match (opened, all.last()) {
             (Ok(whole), _) => {
-                for path in damaged {
+                for path in &damaged {
                     tracing::warn!("set aside as {}", checkpoint::set_aside(path)?.display());
                 }
                 return Ok(whole);

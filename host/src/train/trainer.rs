@@ -515,7 +515,7 @@ impl Clock {
     }
 
     fn lap(&mut self, phase: &str, meter: &mut Meter) {
-        meter.set(&format!("time/{phase}"), self.seconds());
+        meter.spend(&format!("time/{phase}"), self.seconds());
         self.0 = Instant::now();
     }
 }
