@@ -12,6 +12,7 @@ use crate::random::Random;
 use crate::registry::Registry;
 use crate::sampling::Trajectory;
 use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::config_drift;
 use crate::{Error, Result, device};
 
 /// A backbone, one denoiser on it, and the sampler that suits it.
@@ -53,6 +54,10 @@ impl Model {
         let registry = Registry::discover(&config.plugins.paths)?;
         let mut model = Self::load(&registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
         let newest = Checkpoint::open(&newest)?;
+        let now = serde_json::to_value(&config).map_err(Error::failed)?;
+        for line in config_drift(&newest.index.identity.config, &now) {
+            tracing::warn!("{}/config.toml was changed after the checkpoint was made: {line}", run.display());
+        }
         let averages = newest.averages(model.device)?;
         load_parameters(&model.denoiser.parameters(), &averages)?;
         model.with_sampler(&registry, &config.sampler.component)?;

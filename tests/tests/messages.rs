@@ -57,6 +57,9 @@ fn keys_and_values() {
         ("group-size-1", "group_size = 4", "group_size = 1"),
         ("sigmas-end-above-0", "shift = 1.0", "shift = 1.0\nsigmas = [1.0, 0.8, 0.6, 0.4, 0.2]"),
         ("sigmas-rise", "shift = 1.0", "shift = 1.0\nsigmas = [1.0, 0.5, 0.7, 0.2, 0.0]"),
+        ("no-stochastic-step", "shift = 1.0", "shift = 1.0\nsteps = 1"),
+        ("full-tuning-in-16-bits", "threads = 1", "threads = 1\ndtype = \"bf16\""),
+        ("too-many-samples", "groups = 2", "groups = 9223372036854775807"),
         ("weight-nan", "[critic]", "[[reward]]\ntype = \"adversarial\"\nweight = nan\n\n[critic]"),
         ("missing-model", "type = \"digits\"", "type = \"digits\"\nmodel = \"models/digits\""),
         ("not-toml", "groups = 2", "groups = = 2"),
@@ -74,6 +77,20 @@ fn a_gradient_that_is_not_finite() {
         assert_train_says(name, &advdmd, ("[critic]", &weight));
         std::fs::remove_dir_all(advdmd.folder().join("out")).unwrap();
     }
+}
+
+/// A learning rate that makes the weights themselves infinite: they are not saved over what is whole.
+#[test]
+fn weights_that_are_not_finite() {
+    let advdmd = complete();
+    advdmd.write("run.toml", CONFIG);
+    let train = ["train", "run.toml", "--out", "out", "--quiet", "--set", TINY[0], "--set", TINY[1]];
+    let start = [&train[..], &["--set", "schedule.updates=2", "--set", "student.optimizer.warmup=0"]].concat();
+    assert!(advdmd.run(&start).status.success());
+    let huge = ["--resume", "--allow-drift", "--set", "student.optimizer.lr=1e39", "--set", "schedule.updates=3"];
+    assert_says("weights-not-finite", &advdmd, &[&start[..], &huge].concat());
+    let kept: Vec<_> = std::fs::read_dir(advdmd.folder().join("out/checkpoints")).unwrap().collect();
+    assert_eq!(kept.len(), 1, "the whole checkpoint is the only one: {kept:?}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Replay {
 
 /// Prints every tensor up to the first that is not finite; an update that goes through is a failure of the replay.
 pub fn run(args: &Replay) -> Result<()> {
-    if !args.folder.join("rollout.safetensors").exists() {
+    if !args.folder.join("index.json").exists() {
         let hint =
             "give a folder of `RUN/failures`, which a run writes when a loss or gradient is not finite".to_owned();
         return Err(Error::usage(format!("{} holds no kept update", args.folder.display()), hint));

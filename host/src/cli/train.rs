@@ -25,8 +25,8 @@ pub struct Train {
     /// Resume although configuration, plugins or model files differ, or the newest checkpoint is damaged
     #[arg(long, requires = "resume")]
     allow_drift: bool,
-    /// Do one of everything on a handful of samples (rollout, critic, reward, student, evaluation, save, resume) and
-    /// keep nothing
+    /// Do one of everything on a handful of samples (rollout, critic, reward, student, evaluation, save, resume) in
+    /// `DIR.fast-dev-run`, which is removed when all went well
     #[arg(long, conflicts_with = "resume")]
     fast_dev_run: bool,
 }

@@ -72,6 +72,9 @@ pub fn of_pretraining(config: &PretrainConfig) -> Vec<Problem> {
     rules.0
 }
 
+/// Samples of an update, which are all in memory.
+const MOST_SAMPLES: usize = 1 << 20;
+
 #[derive(Default)]
 struct Rules(Vec<Problem>);
 
@@ -147,6 +150,8 @@ impl Rules {
 
     fn batch(&mut self, batch: &Batch) {
         self.expect(batch.groups >= 1, "batch.groups", batch.groups, "1 or more");
+        let samples = batch.groups.saturating_mul(batch.group_size);
+        self.expect(samples <= MOST_SAMPLES, "batch.groups", batch.groups, "at most 1,048,576 samples an update");
         if batch.group_size < 2 {
             let hint =
                 "an advantage compares the samples of one prompt with each other: with one sample it is always 0";

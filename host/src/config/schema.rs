@@ -276,7 +276,8 @@ pub struct Checkpoint {
     pub every: u64,
     /// Checkpoints to keep.
     pub keep_last: usize,
-    /// What to do when the disk refuses a checkpoint or metrics in the middle of a run; at its end it is an error.
+    /// What to do when the disk refuses a checkpoint, metrics, samples or the report in the middle of a run; at its end it is an
+    /// error.
     #[serde(default)]
     pub on_error: OnSaveError,
 }

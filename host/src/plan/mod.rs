@@ -243,8 +243,12 @@ impl DiskPlan {
         let (keep, updates) = (config.checkpoint.keep_last.max(1) as u64, config.schedule.updates);
         let bytes = |tensor: &tch::Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         let parts = trainer.parts();
-        let checkpoint = parts.values().flat_map(advdmd_nn::Weights::iter).map(|(_, tensor)| bytes(tensor)).sum();
-        Self { checkpoint, checkpoints: checkpoint * (keep + 1), metrics: updates * METRICS_LINE }
+        let checkpoint: u64 = parts.values().flat_map(advdmd_nn::Weights::iter).map(|(_, tensor)| bytes(tensor)).sum();
+        Self {
+            checkpoint,
+            checkpoints: checkpoint.saturating_mul(keep.min(updates).saturating_add(1)),
+            metrics: updates.saturating_mul(METRICS_LINE),
+        }
     }
 }
 

@@ -54,16 +54,16 @@ impl fmt::Display for Arithmetic {
             f,
             "critic   {} on each rollout, with {}; {} of warm-up",
             count(self.critic_updates, "update"),
-            count(self.critic_updates * samples, "real image"),
+            count(self.critic_updates.saturating_mul(samples), "real image"),
             count(self.warmup, "update"),
         )?;
         write!(
             f,
             "run      {}: {}, {}, {}",
             count(self.updates, "update"),
-            count(self.updates * groups, "group"),
-            count(self.updates * samples, "sample"),
-            count(self.updates * self.critic_updates + self.warmup, "critic update"),
+            count(self.updates.saturating_mul(groups), "group"),
+            count(self.updates.saturating_mul(samples), "sample"),
+            count(self.updates.saturating_mul(self.critic_updates).saturating_add(self.warmup), "critic update"),
         )
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a folder `checkpoints/update-NNNNNN`, filled beside its place and renamed when it is whole; the frozen
 //! base is never in it. `index.json` holds the counters, what the run was made with, and size and SHA-256 of every
-//! other file, so that damage is found before anything is loaded. Random numbers are functions of the counters, so
+//! tensor file, `index.sha256` its own, so that damage is found before anything is loaded. Random numbers are functions of the counters, so
 //! there is no generator to save.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use advdmd_nn::Weights;
 use advdmd_nn::optim::Ema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use super::schedule::Gate;
@@ -91,6 +92,8 @@ impl Index {
 pub type Parts = BTreeMap<String, Weights>;
 
 const INDEX: &str = "index.json";
+/// SHA-256 of the index, in hexadecimal.
+const SEAL: &str = "index.sha256";
 
 /// Detached handles on parameters, as one part.
 pub fn part(parameters: &[(String, Tensor)]) -> Weights {
@@ -136,7 +139,18 @@ pub fn fill(folder: &Path, state: &State, identity: &Identity, parts: &Parts) ->
         digests.insert(file_of(name), FileDigest::of(&file)?);
     }
     let index = Index { format: FORMAT, state: state.clone(), identity: identity.clone(), files: digests };
-    files::write_json(&folder.join(INDEX), &index)
+    files::write_json(&folder.join(INDEX), &index)?;
+    let seal = FileDigest::of(&folder.join(INDEX))?.sha256;
+    files::write(&folder.join(SEAL), format!("{seal}\n").as_bytes())
+}
+
+/// The first tensor of the networks, of their averages or of the learners that is not finite: its part and name. Waits
+/// for the device.
+pub fn first_not_finite(parts: &Parts) -> Option<(String, String)> {
+    let weights = parts.iter().filter(|(part, _)| !part.ends_with(".optimizer"));
+    let mut all = weights.flat_map(|(part, weights)| weights.iter().map(move |tensor| (part, tensor)));
+    let bad = all.find(|(_, (_, tensor))| tensor.isfinite().all().int64_value(&[]) == 0);
+    bad.map(|(part, (name, _))| (part.clone(), name.to_owned()))
 }
 
 /// The checkpoints of a run, oldest first, by their update.
@@ -153,14 +167,18 @@ pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::file("read", &folder))?.path();
-        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("update-"));
         // A folder that is still being filled, or was set aside, has an ending and does not parse.
-        if let Some(update) = number.and_then(|number| number.parse().ok()) {
+        if let Some(update) = number(&path) {
             found.push((update, path));
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// The update that a checkpoint's folder is called after.
+fn number(checkpoint: &Path) -> Option<u64> {
+    checkpoint.file_name()?.to_str()?.strip_prefix("update-")?.parse().ok()
 }
 
 /// The newest checkpoint of a run.
@@ -216,6 +234,18 @@ impl Checkpoint {
         let file = path.join(INDEX);
         let bytes = fs::read(&file).map_err(Error::file("read", &file))?;
         let index = Index::parse(&bytes).map_err(|message| Error::content(&file, message))?;
+        let seal = path.join(SEAL);
+        let expected = fs::read_to_string(&seal).map_err(Error::file("read", &seal))?;
+        let found = format!("{:x}", Sha256::digest(&bytes));
+        if found != expected.trim() {
+            let message = format!("damaged: SHA-256 {found}, expected {} by {SEAL}", expected.trim());
+            return Err(Error::content(&file, message));
+        }
+        let named = number(path);
+        if named.is_some_and(|named| named != index.state.update) {
+            let message = format!("is of update {}, which is not what its folder is called", index.state.update);
+            return Err(Error::content(&file, message));
+        }
         Ok(Self { path: path.to_owned(), index })
     }
 
@@ -236,7 +266,10 @@ impl Checkpoint {
         match self.index.files.get(&file_of(part)) {
             // The file will be mapped into memory, where a lost end would be a crash instead of an error.
             Some(digest) => digest.verify_size(&path)?,
-            None => return Err(Error::content(self.path.join(INDEX), format!("lists no {}", file_of(part)))),
+            None => {
+                let message = format!("{} has no {}", self.path.display(), file_of(part));
+                return Err(Error::usage(message, "the run had no reward or network of that name".to_owned()));
+            }
         }
         Ok(Weights::load(&path, None, device)?)
     }
@@ -300,6 +333,16 @@ mod tests {
         fs::remove_file(&file).unwrap();
         let missing = Checkpoint::open(&path).unwrap().verify().unwrap_err().to_string();
         assert!(missing.contains("student.safetensors"), "{missing}");
+        let index = fs::read_to_string(path.join(INDEX)).unwrap();
+        fs::write(path.join(INDEX), index.replace("\"critic_updates\": 0", "\"critic_updates\": 7")).unwrap();
+        let edited = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(edited.contains("index.json: damaged: SHA-256"), "{edited}");
+        fs::write(path.join(INDEX), index).unwrap();
+        let renamed = path.with_file_name("update-000009");
+        fs::rename(&path, &renamed).unwrap();
+        let misnamed = Checkpoint::open(&renamed).unwrap_err().to_string();
+        assert!(misnamed.contains("is of update 3"), "{misnamed}");
+        fs::rename(&renamed, &path).unwrap();
         fs::write(path.join(INDEX), b"{\"format\": 9}").unwrap();
         let format = Checkpoint::open(&path).unwrap_err().to_string();
         assert!(format.contains("expected format 1, found 9"), "{format}");

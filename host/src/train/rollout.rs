@@ -34,6 +34,12 @@ impl Rollout {
         }
     }
 
+    /// Whether all states and log-probabilities are finite; waits for the device.
+    pub fn is_finite(&self) -> bool {
+        let mut tensors = self.chunks.iter().flat_map(Chunk::tensors);
+        tensors.all(|(_, tensor)| tensor.isfinite().all().int64_value(&[]) != 0)
+    }
+
     /// Everything but the embeddings, which follow from the prompts' ids.
     pub fn to_weights(&self) -> Weights {
         let mut all = Vec::new();

@@ -78,7 +78,14 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
         }
         Some(from) => {
             refuse_drift(from, &trainer, options.allow_drift)?;
-            trainer.load(from)?;
+            trainer.load(from).map_err(|error| {
+                let message =
+                    format!("{} does not fit this configuration: {}", from.path.display(), error.in_one_line());
+                Error::usage(
+                    message,
+                    "what changes the shape of a network cannot change in the middle of a run".to_owned(),
+                )
+            })?;
             tracing::info!("resumed at update {} from {}", trainer.state.update, from.path.display());
         }
     }
@@ -168,6 +175,10 @@ impl Run {
             );
         }
         let updates = self.trainer.config.schedule.updates;
+        if self.trainer.state.update >= updates {
+            let done = self.trainer.state.update;
+            tracing::info!("nothing left to train: {done} updates are done, schedule.updates is {updates}");
+        }
         self.progress = Some(Progress::new("training", self.trainer.state.update, updates));
         // After a resume as well: a run that was killed between its checkpoint and the evaluation of it still owes one.
         if self.owes_evaluation() {
@@ -241,11 +252,15 @@ impl Run {
         let looked = observer.look(&self.trainer, &self.out, last);
         self.trainer.swap_averages()?;
         self.meanwhile("");
-        if looked.is_err() {
-            // What was trained is not lost with a picture of it.
-            self.save()?;
+        match looked {
+            Err(error @ Error::File { .. }) if !last => self.tolerate(Err(error)),
+            Err(error) => {
+                // What was trained is not lost with a picture of it.
+                self.save()?;
+                Err(error)
+            }
+            Ok(()) => Ok(()),
         }
-        looked
     }
 
     fn meanwhile(&mut self, activity: &str) {
@@ -269,6 +284,13 @@ impl Run {
         let Trainer { state, identity, config, .. } = &self.trainer;
         let now = (state.update, state.warmed_up);
         if self.saved != Some(now) {
+            if let Some((part, name)) = checkpoint::first_not_finite(&parts) {
+                let update = state.update;
+                return Err(Error::failed(format!(
+                    "update {update}: {part}: {name} is not finite, so that this is not saved; what was saved before is whole, \
+                     a lower learning rate may help"
+                )));
+            }
             checkpoint::save(&self.out, state, identity, &parts, config.checkpoint.keep_last)?;
             self.saved = Some(now);
         }

@@ -84,6 +84,18 @@ impl Trainer {
         ledger.book("embedded prompts");
         let sampler = registry.sampler(&config.sampler.component)?;
         let trajectory = Trajectory::new(sampler.as_ref(), config.sampler.steps, config.sampler.sigmas.as_deref())?;
+        let weight = config.objective.grpo.weight;
+        if weight > 0.0 && !config.reward.is_empty() && trajectory.stochastic().next().is_none() {
+            let sampler = &config.sampler.component.r#type;
+            let message = format!(
+                "`objective.grpo.weight` is {weight}, and {} step(s) of sampler `{sampler}` draw no noise: the policy has no \
+                 action whose probability could change",
+                trajectory.steps()
+            );
+            let hint =
+                "set objective.grpo.weight = 0, or take an `sde-` sampler with noise and 2 steps or more".to_owned();
+            return Err(Error::usage(message, hint));
+        }
         let mut rewards = Rewards::new(&config, registry, &networks, random)?;
         ledger.book("rewards");
         let learners = rewards.all.iter_mut().map(|reward| {
@@ -181,7 +193,11 @@ impl Trainer {
             values.insert("memory/peak".to_owned(), memory::read(device)?.peak as f64);
         }
         if let Some((name, value)) = not_finite(&values) {
-            if let Ok(scores) = &learned {
+            // A reward is to blame only for what was finite when it got it.
+            if let Ok(scores) = &learned
+                && rollout.is_finite()
+                && checkpoint::first_not_finite(&self.parameters()).is_none()
+            {
                 check_finite(&self.rewards, scores, &self.trajectory, &rollout, self.data.prompts())?;
             }
             return Err(self.failure(name, value, before, rollout));
