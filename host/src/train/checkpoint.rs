@@ -263,14 +263,12 @@ impl Checkpoint {
     /// A missing or damaged file.
     pub fn read(&self, part: &str, device: Device) -> Result<Weights> {
         let path = self.path.join(file_of(part));
-        match self.index.files.get(&file_of(part)) {
-            // The file will be mapped into memory, where a lost end would be a crash instead of an error.
-            Some(digest) => digest.verify_size(&path)?,
-            None => {
-                let message = format!("{} has no {}", self.path.display(), file_of(part));
-                return Err(Error::usage(message, "the run had no reward or network of that name".to_owned()));
-            }
-        }
+        let Some(digest) = self.index.files.get(&file_of(part)) else {
+            let message = format!("{} has no {}", self.path.display(), file_of(part));
+            return Err(Error::usage(message, "the run had no reward or network of that name".to_owned()));
+        };
+        // The file will be mapped into memory, where a lost end would be a crash instead of an error.
+        digest.verify_size(&path)?;
         Ok(Weights::load(&path, None, device)?)
     }
 
