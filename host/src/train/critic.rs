@@ -15,7 +15,7 @@ use super::metrics::Meter;
 use super::networks::Networks;
 use super::rewards::{Features, Rewards, Scored, learner_error};
 use super::rollout::{Chunk, Rollout};
-use crate::config::RunConfig;
+use crate::config::{self, RunConfig};
 use crate::data::Dataset;
 use crate::device::upload;
 use crate::objective::denoise;
@@ -59,24 +59,8 @@ pub struct CriticContext<'a> {
 }
 
 impl Critic {
-    /// One update of the fake network and all learners on `rollout`; `number` counts critic updates of the run.
-    ///
-    /// # Errors
-    /// A network's or a learner's.
-    pub fn update(
-        &mut self,
-        context: &CriticContext<'_>,
-        rewards: &mut Rewards,
-        rollout: &Rollout,
-        number: u64,
-        guard: &mut Guard,
-        meter: &mut Meter,
-    ) -> Result<()> {
-        Self::accumulate(context, rewards, rollout, number, meter)?;
-        self.step(context, rewards, guard, meter)
-    }
-
-    /// Adds the gradients of one critic update to the parameters of the fake network and the learners.
+    /// Adds the gradients of one critic update to the parameters of the fake network and the learners; `number` counts
+    /// critic updates of the run.
     ///
     /// # Errors
     /// A network's or a learner's.
@@ -117,23 +101,26 @@ impl Critic {
     }
 
     /// Clips and steps along the gradients of [`Critic::accumulate`].
-    fn step(
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn step(
         &mut self,
-        context: &CriticContext<'_>,
+        networks: &Networks,
+        settings: &config::Critic,
         rewards: &mut Rewards,
         guard: &mut Guard,
         meter: &mut Meter,
     ) -> Result<()> {
         let begun = Instant::now();
-        let critic = &context.config.critic;
-        let norm = clip_grad_norm(&context.networks.fake.parameters(), critic.optimizer.clip_norm)?;
+        let norm = clip_grad_norm(&networks.fake.parameters(), settings.optimizer.clip_norm)?;
         meter.add("critic/grad_norm", &norm, 1.0);
         // All norms first: where one is not finite, nothing moves.
         guard.watch(&norm);
         let mut learners = Vec::new();
         for (reward, optimizer) in rewards.all.iter_mut().zip(&mut self.learners) {
             let Some((learner, optimizer)) = reward.reward.learner().zip(optimizer.as_mut()) else { continue };
-            let norm = clip_grad_norm(&learner.parameters(), critic.learner_optimizer.clip_norm)?;
+            let norm = clip_grad_norm(&learner.parameters(), settings.learner_optimizer.clip_norm)?;
             meter.add(&format!("critic/{}/grad_norm", reward.name), &norm, 1.0);
             guard.watch(&norm);
             learners.push(optimizer);

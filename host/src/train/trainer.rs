@@ -239,21 +239,15 @@ impl Trainer {
 
     fn train_critic(&mut self, rollout: &Rollout, updates: u64, meter: &mut Meter) -> Result<()> {
         self.networks.train_fake(true);
-        let settings = &self.config.critic;
         for _ in 0..updates {
-            let number = self.state.critic_updates;
+            let (number, settings) = (self.state.critic_updates, &self.config.critic);
             self.critic.fake.set_lr(warmed(&settings.optimizer, number));
             for optimizer in self.critic.learners.iter_mut().flatten() {
                 optimizer.set_lr(warmed(&settings.learner_optimizer, number));
             }
-            let context = CriticContext {
-                networks: &self.networks,
-                trajectory: &self.trajectory,
-                data: self.data.as_ref(),
-                config: &self.config,
-                random: self.random,
-            };
-            self.critic.update(&context, &mut self.rewards, rollout, number, &mut self.guard, meter)?;
+            self.accumulate_critic(rollout, number, meter)?;
+            let settings = &self.config.critic;
+            self.critic.step(&self.networks, settings, &mut self.rewards, &mut self.guard, meter)?;
             self.state.critic_updates += 1;
         }
         self.networks.train_fake(false);
