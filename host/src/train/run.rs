@@ -252,15 +252,13 @@ impl Run {
         let looked = observer.look(&self.trainer, &self.out, last);
         self.trainer.swap_averages()?;
         self.meanwhile("");
-        match looked {
-            Err(error @ Error::File { .. }) if !last => self.tolerate(Err(error)),
-            Err(error) => {
-                // What was trained is not lost with a picture of it.
-                self.save()?;
-                Err(error)
-            }
-            Ok(()) => Ok(()),
+        let Err(error) = looked else { return Ok(()) };
+        // What was trained is not lost with a picture of it.
+        let saved = self.save();
+        if matches!(error, Error::File { .. }) && !last {
+            return self.tolerate(Err(error));
         }
+        saved.and(Err(error))
     }
 
     fn meanwhile(&mut self, activity: &str) {
