@@ -22,10 +22,11 @@ use crate::objective::denoise;
 use crate::prompts::PromptTable;
 use crate::random::{Random, Stream, column};
 use crate::registry::Registry;
+use crate::train::config_drift;
 use crate::train::critic::noised;
 use crate::train::guard::Guard;
+use crate::train::lock::{RunLock, occupied};
 use crate::train::metrics::Meter;
-use crate::train::{RunLock, config_drift};
 use crate::{Error, Result};
 
 /// Steps between two lines of metrics.
@@ -91,8 +92,7 @@ pub fn run(mut resolved: Resolved<PretrainConfig>, out: &Path, resume: bool) -> 
     let (state, written) = (out.join("state"), out.join("config.toml"));
     if state.join(PROGRESS).exists() {
         if !resume {
-            let hint = "`--resume` goes on with it; another `--out` starts a new one".to_owned();
-            return Err(Error::usage(format!("{} holds a run already", out.display()), Some(hint)));
+            return Err(occupied(out));
         }
         refuse_drift(&written, &resolved)?;
         run.load(&state)?;

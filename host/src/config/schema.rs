@@ -161,6 +161,13 @@ pub struct Student {
     pub steps_per_update: usize,
 }
 
+impl Student {
+    /// How many of a trajectory's `steps` an update trains on.
+    pub fn trained_steps(&self, steps: usize) -> usize {
+        if self.steps_per_update == 0 { steps } else { self.steps_per_update.min(steps) }
+    }
+}
+
 /// The fake-score network and the rewards' learners: updated together, several times per student update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

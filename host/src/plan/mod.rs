@@ -157,15 +157,17 @@ impl Arithmetic {
             last_chunk: samples - (chunks - 1) * micro_batch,
             steps,
             stochastic_steps: trainer.trajectory.stochastic().count() as u64,
-            trained_steps: match config.student.steps_per_update as u64 {
-                0 => steps,
-                some => some.min(steps),
-            },
+            trained_steps: config.student.trained_steps(trainer.trajectory.steps()) as u64,
             critic_updates: config.critic.updates as u64,
             warmup: config.critic.warmup as u64,
             updates: config.schedule.updates,
             prompts: trainer.data.prompts().len() as u64,
         }
+    }
+
+    fn chunk_sizes(&self) -> impl Iterator<Item = u64> {
+        let full = std::iter::repeat_n(self.micro_batch, self.chunks as usize - 1);
+        full.chain([self.last_chunk])
     }
 }
 
@@ -227,13 +229,6 @@ impl Phases {
         let update: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
         let warmup = arithmetic.warmup as f64 * (critic + critic_step + rollout / critics.max(1.0));
         TimePlan { phases, update, warmup, run: warmup + update * arithmetic.updates as f64 }
-    }
-}
-
-impl Arithmetic {
-    fn chunk_sizes(&self) -> impl Iterator<Item = u64> {
-        let full = std::iter::repeat_n(self.micro_batch, self.chunks as usize - 1);
-        full.chain([self.last_chunk])
     }
 }
 

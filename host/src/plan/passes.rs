@@ -33,10 +33,7 @@ impl UpdatePasses {
         let objective = &config.objective;
         let samples = (config.batch.groups * config.batch.group_size) as u64;
         let steps = trainer.trajectory.steps() as u64;
-        let trained = match config.student.steps_per_update as u64 {
-            0 => steps,
-            some => some.min(steps),
-        };
+        let trained = config.student.trained_steps(trainer.trajectory.steps()) as u64;
         let critic = config.critic.updates as u64;
         let (dmd, gan) = (objective.dmd.weight > 0.0, objective.gan.weight > 0.0 && learns);
         let grpo = objective.grpo.weight > 0.0 && !trainer.rewards.all.is_empty();

@@ -43,6 +43,12 @@ impl RunLock {
     }
 }
 
+/// The refusal of a folder that holds a run already, where none was to be resumed.
+pub fn occupied(run: &Path) -> Error {
+    let hint = "`--resume` goes on with it; another `--out` starts a new one".to_owned();
+    Error::usage(format!("{} holds a run already", run.display()), hint)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::checkpoint::{self, Checkpoint};
 use super::drift::{drift, rounding_drift};
 use super::failure;
-use super::lock::RunLock;
+use super::lock::{RunLock, occupied};
 use super::trainer::Trainer;
 use super::watch::Watch;
 use crate::config::{OnSaveError, Resolved, RunConfig};
@@ -61,8 +61,7 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     checkpoint::clean(out)?;
     let begun = !checkpoint::list(out)?.is_empty();
     if begun && !options.resume {
-        let hint = "`--resume` goes on with it; another `--out` starts a new one".to_owned();
-        return Err(Error::usage(format!("{} holds a run already", out.display()), Some(hint)));
+        return Err(occupied(out));
     }
     let from = if begun { Some(newest_whole(out, options.allow_drift)?) } else { None };
     let mut trainer = Trainer::new(&resolved, &registry)?;

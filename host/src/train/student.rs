@@ -77,8 +77,8 @@ struct Shares {
 /// The steps that an update trains on, rising: the same for all chunks, so that the cut into chunks changes nothing.
 fn steps_to_train(context: &StudentContext<'_>) -> Vec<usize> {
     let steps = context.trajectory.steps();
-    let wanted = context.config.student.steps_per_update;
-    if wanted == 0 || wanted >= steps {
+    let wanted = context.config.student.trained_steps(steps);
+    if wanted == steps {
         return (0..steps).collect();
     }
     let mut rng = context.random.rng(Stream::Student, [context.update, 0, 1]);
