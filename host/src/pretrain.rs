@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use advdmd_nn::Weights;
 use advdmd_nn::optim::{AdamW, AdamWConfig, Ema, clip_grad_norm};
-use advdmd_sdk::{Backbone, BackboneInit, DType, Denoiser, Request, Tuning};
+use advdmd_sdk::{Backbone, BackboneInit, DType, Denoiser, Request, SaveOptions, Tuning};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
@@ -214,7 +214,8 @@ impl Pretraining<'_> {
                 "a gradient was not finite before step {step}; what was saved before is whole, a lower learning rate may help"
             )));
         }
-        self.backbone.save(&out.join("model"), &self.ema.averages(), DType::F16)?;
+        let options = SaveOptions { dtype: DType::F16, tuning: Tuning::Full, sigmas: None };
+        self.backbone.save(&out.join("model"), &self.ema.averages(), &options)?;
         let parameters: Weights = self.denoiser.parameters().into_iter().map(|(name, p)| (name, p.detach())).collect();
         files::replace_dir(&out.join("state"), |folder| {
             let none = std::collections::BTreeMap::new();

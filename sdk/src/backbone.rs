@@ -52,6 +52,32 @@ pub enum Tuning {
     Full,
 }
 
+/// How [`Backbone::save`] writes a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SaveOptions {
+    /// Type of the stored numbers.
+    pub dtype: DType,
+    /// The tuning that the parameters belong to: those of a `LoRA` are merged into the base's weights.
+    pub tuning: Tuning,
+    /// The K + 1 sigmas of a few-step student, the last one 0, for formats that store how to sample; `None` keeps the
+    /// base's own.
+    pub sigmas: Option<Vec<f64>>,
+}
+
+/// A linear layer under the name that the architecture's original release gave it, where tools other than diffusers
+/// use those names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginalModule {
+    /// Path of the layer as [`Denoiser::parameters`] names it, without `.weight`.
+    pub module: String,
+    /// Its path in the original release.
+    pub original: String,
+    /// Which of `parts` blocks of output rows of the original layer it is, from 0.
+    pub part: usize,
+    /// How many layers the original one fuses, stacked along the outputs; 1 for none.
+    pub parts: usize,
+}
+
 /// Embedded prompts, one row per prompt.
 #[cfg(feature = "torch")]
 #[derive(Debug)]
@@ -141,11 +167,30 @@ pub trait Backbone: Send {
     fn decode_latents(&self, latents: &tch::Tensor) -> crate::Result<tch::Tensor>;
 
     /// Writes a model folder that this backbone's own configuration loads again: the base with `parameters` (those of
-    /// a [`Tuning::Full`] denoiser, or averages of them) in the place of its own, stored as `dtype`.
+    /// a denoiser, or averages of them) in the place of its own, or merged into it.
     ///
     /// # Errors
     /// Parameters that the model lacks, or a disk error; names the tensor or file.
-    fn save(&self, folder: &std::path::Path, parameters: &[(String, tch::Tensor)], dtype: DType) -> crate::Result<()>;
+    fn save(
+        &self,
+        folder: &std::path::Path,
+        parameters: &[(String, tch::Tensor)],
+        options: &SaveOptions,
+    ) -> crate::Result<()>;
+
+    /// The linear layers of the network under their original names; none where there are no others.
+    fn original_modules(&self) -> Vec<OriginalModule> {
+        Vec::new()
+    }
+
+    /// Frees what only [`Backbone::encode_text`] and [`Backbone::encode_images`] need, once their results are kept
+    /// elsewhere. A later call of either loads it again.
+    ///
+    /// # Errors
+    /// A device error.
+    fn release_encoders(&self) -> crate::Result<()> {
+        Ok(())
+    }
 
     /// A denoiser on the shared base; `seed` draws the LoRA's initialisation. Frozen denoisers and LoRA
     /// ones hold the base's own storage.

@@ -2,8 +2,8 @@
 
 use advdmd_sdk::abi::{loop_backbone, loop_reward};
 use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, DiscriminatorLoss, Error, Learner, Needs, Prediction,
-    Request, Result, Reward, RewardBatch, TensorView, Tuning,
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, DiscriminatorLoss, Error, Learner, Needs, OriginalModule,
+    Prediction, Request, Result, Reward, RewardBatch, SaveOptions, TensorView, Tuning,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -159,9 +159,18 @@ impl Backbone for Toy {
         Ok(latents.f_repeat([1, 3, 1, 1])?)
     }
 
-    fn save(&self, folder: &std::path::Path, parameters: &[(String, Tensor)], dtype: DType) -> Result<()> {
+    fn save(&self, folder: &std::path::Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
         let names: Vec<_> = parameters.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.size())).collect();
-        Err(Error::failed(format!("{}: {} as {dtype:?}", folder.display(), names.join(", "))))
+        let SaveOptions { dtype, tuning, sigmas } = options;
+        Err(Error::failed(format!("{}: {} as {dtype:?}, {tuning:?}, {sigmas:?}", folder.display(), names.join(", "))))
+    }
+
+    fn original_modules(&self) -> Vec<OriginalModule> {
+        vec![OriginalModule { module: "to_k".to_owned(), original: "qkv".to_owned(), part: 1, parts: 3 }]
+    }
+
+    fn release_encoders(&self) -> Result<()> {
+        Err(Error::failed("released"))
     }
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
@@ -208,8 +217,11 @@ fn backbones_keep_every_method() {
     backbone.decode_latents(&latents).unwrap().sum(Kind::Float).backward();
     assert_eq!(images.grad(), Tensor::ones([1, 3, 2, 2], F32));
     let parameters = [("a.weight".to_owned(), Tensor::zeros([2, 3], F32)), ("b".to_owned(), Tensor::zeros([], F32))];
-    let error = backbone.save("/some/folder".as_ref(), &parameters, DType::Bf16).unwrap_err();
-    assert_eq!(error, Error::failed("/some/folder: a.weight [2, 3], b [] as Bf16"));
+    let options = SaveOptions { dtype: DType::Bf16, tuning: Tuning::Full, sigmas: Some(vec![1.0, 0.0]) };
+    let error = backbone.save("/some/folder".as_ref(), &parameters, &options).unwrap_err();
+    assert_eq!(error, Error::failed("/some/folder: a.weight [2, 3], b [] as Bf16, Full, Some([1.0, 0.0])"));
+    assert_eq!(backbone.original_modules(), Toy.original_modules());
+    assert_eq!(backbone.release_encoders(), Err(Error::failed("released")));
     let error = backbone.denoiser(&Tuning::Full, u64::MAX).err();
     assert_eq!(error, Some(Error::unsupported("seed 18446744073709551615")));
 }

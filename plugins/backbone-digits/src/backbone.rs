@@ -4,7 +4,9 @@ use std::path::Path;
 
 use advdmd_nn::Params;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit};
-use advdmd_sdk::{Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Prediction, Request, Result, Tuning};
+use advdmd_sdk::{
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Prediction, Request, Result, SaveOptions, Tuning,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::Model;
@@ -69,11 +71,12 @@ impl Backbone for Digits {
         Ok(latents.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_div_scalar(2.0)?.f_clamp(0.0, 1.0)?)
     }
 
-    fn save(&self, folder: &Path, parameters: &[(String, Tensor)], dtype: DType) -> Result<()> {
+    fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
+        let dtype = options.dtype;
         if !is_float(dtype) {
             return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {dtype:?}")));
         }
-        self.model.save(folder, parameters, dtype.into())
+        self.model.save(folder, parameters, &options.tuning, dtype.into())
     }
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use advdmd_nn::Weights;
 use advdmd_nn::mmdit::{Init, Mmdit, MmditConfig};
-use advdmd_sdk::{Error, Result};
+use advdmd_sdk::{Error, Result, Tuning};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
@@ -84,18 +84,13 @@ impl Model {
     }
 
     /// Writes the folder that [`Model::load`] reads and that diffusers' `SD3Transformer2DModel.from_pretrained` reads:
-    /// the base, with `parameters` in the place of its tensors of the same name, stored as `kind`. The weights come
+    /// the base, with `parameters` of `tuning` in the place of its tensors or merged into them, stored as `kind`. The weights come
     /// last, so that a folder with weights is complete.
     ///
     /// # Errors
     /// A parameter that the base does not have (a `LoRA` is no full weight), another shape, or a disk error.
-    pub fn save(&self, folder: &Path, parameters: &[(String, Tensor)], kind: Kind) -> Result<()> {
-        let base = self.base.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
-        let parameters = parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
-        let weights: Weights = base
-            .chain(parameters)
-            .map(|(name, tensor)| Ok((name, tensor.f_detach()?.f_to_kind(kind)?)))
-            .collect::<Result<_>>()?;
+    pub fn save(&self, folder: &Path, parameters: &[(String, Tensor)], tuning: &Tuning, kind: Kind) -> Result<()> {
+        let weights = self.base.merged(parameters, tuning, kind)?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
         let failed = |error: std::io::Error| Error::failed(error).context(folder.display());
         std::fs::create_dir_all(folder).map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use advdmd_nn::RandomStream;
 use advdmd_sdk::plugin::build_backbone;
-use advdmd_sdk::{Backbone, BackboneInit, Conditioning, DType, Denoiser, Device, Request, Tuning};
+use advdmd_sdk::{Backbone, BackboneInit, Conditioning, DType, Denoiser, Device, Request, SaveOptions, Tuning};
 use backbone_digits as _;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -99,25 +99,50 @@ fn saved_models_predict_the_same_when_loaded() {
     for (dtype, tolerance) in [(DType::F32, 0.0), (DType::F16, 2e-2)] {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
-        backbone.save(&model, &trained.parameters(), dtype).unwrap();
+        backbone.save(&model, &trained.parameters(), &options(dtype, &Tuning::Full)).unwrap();
         let loaded = build(&json!({ "type": "digits", "model": model }), DType::F32).unwrap();
         assert_eq!(loaded.spec(), backbone.spec());
         let found = velocity(&*loaded.denoiser(&Tuning::Frozen, 0).unwrap(), &conditioning);
         let error = (found - &expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[]);
         assert!(error <= tolerance, "{dtype:?}: {error}");
     }
-    let lora = Tuning::Lora { rank: 2, alpha: 2.0, targets: Vec::new() };
-    let lora = backbone.denoiser(&lora, 0).unwrap().parameters();
     let folder = tempfile::tempdir().unwrap();
-    assert!(backbone.save(folder.path(), &lora, DType::F32).unwrap_err().to_string().contains("unexpected"));
-    assert!(backbone.save(folder.path(), &[], DType::I64).is_err());
+    assert!(backbone.save(folder.path(), &[], &options(DType::I64, &Tuning::Full)).is_err());
+}
+
+#[test]
+fn a_saved_lora_is_merged() {
+    let backbone = build(&json!({ "type": "digits" }), DType::F32).unwrap();
+    let conditioning = backbone.encode_text(&["two 7s", "a 1 above a 2"]).unwrap();
+    let tuning = Tuning::Lora { rank: 2, alpha: 3.0, targets: Vec::new() };
+    let lora = backbone.denoiser(&tuning, 0).unwrap();
+    for (_, parameter) in lora.parameters() {
+        let _ = tch::no_grad(|| parameter.shallow_clone().g_add_scalar_(0.02));
+    }
+    let expected = velocity(&*lora, &conditioning);
+    let base = velocity(&*backbone.denoiser(&Tuning::Frozen, 0).unwrap(), &conditioning);
+    let moved = (&expected - base).abs().max().double_value(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    backbone.save(folder.path(), &lora.parameters(), &options(DType::F32, &tuning)).unwrap();
+    let loaded = build(&json!({ "type": "digits", "model": folder.path() }), DType::F32).unwrap();
+    let found = velocity(&*loaded.denoiser(&Tuning::Frozen, 0).unwrap(), &conditioning);
+    // One product instead of two: rounding alone is between them.
+    let error = (found - &expected).abs().max().double_value(&[]);
+    assert!(moved > 1e-2 && error < 1e-4 * moved.max(1.0), "moved by {moved}, off by {error}");
+    let alone = &lora.parameters()[..1];
+    let refused = backbone.save(folder.path(), alone, &options(DType::F32, &tuning)).unwrap_err().to_string();
+    assert!(refused.contains("lora_A") && refused.contains("no lora_B"), "{refused}");
+}
+
+fn options(dtype: DType, tuning: &Tuning) -> SaveOptions {
+    SaveOptions { dtype, tuning: tuning.clone(), sigmas: None }
 }
 
 #[test]
 fn a_lora_starts_as_its_base_and_trains() {
     let folder = tempfile::tempdir().unwrap();
     let scratch = small();
-    scratch.save(folder.path(), &moved(&*scratch).parameters(), DType::F32).unwrap();
+    scratch.save(folder.path(), &moved(&*scratch).parameters(), &options(DType::F32, &Tuning::Full)).unwrap();
     let backbone = build(&json!({ "type": "digits", "model": folder.path() }), DType::F32).unwrap();
     let conditioning = backbone.encode_text(&["a 7", "a 3"]).unwrap();
     let base = velocity(&*backbone.denoiser(&Tuning::Frozen, 0).unwrap(), &conditioning);
@@ -164,7 +189,7 @@ fn text_scales_travel_with_the_model() {
     let text = json!({ "context_scale": 2.0, "pooled_scale": 3.0 });
     let backbone = build(&json!({ "type": "digits", "init": "random", "text_encoder": text }), DType::F32).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    backbone.save(folder.path(), &[], DType::F32).unwrap();
+    backbone.save(folder.path(), &[], &options(DType::F32, &Tuning::Full)).unwrap();
     let loaded = build(&json!({ "type": "digits", "model": folder.path() }), DType::F32).unwrap();
     let (a, b) = (backbone.encode_text(&["a 7"]).unwrap(), loaded.encode_text(&["a 7"]).unwrap());
     assert_eq!(a.context.max().double_value(&[]), 2.0);
@@ -184,7 +209,7 @@ fn wrong_tables_and_folders_are_refused_by_name() {
     let dtype = build(&json!({ "type": "digits", "init": "random" }), DType::I64).err().unwrap().to_string();
     assert!(dtype.starts_with("dtype: expected"));
 
-    small().save(folder.path(), &[], DType::F32).unwrap();
+    small().save(folder.path(), &[], &options(DType::F32, &Tuning::Full)).unwrap();
     std::fs::write(folder.path().join("text_encoder.json"), "{ \"context_scale\": -1.0 }").unwrap();
     assert!(refused(json!({ "type": "digits", "model": folder.path() })).contains("text_encoder.json: context_scale"));
 }

@@ -28,6 +28,7 @@ mod feed_forward;
 mod ffi;
 mod linear;
 pub mod memory;
+mod merge;
 pub mod mmdit;
 mod norm;
 pub mod optim;

@@ -26,6 +26,9 @@ pub struct Params<'a> {
     trainable: Rc<RefCell<BTreeMap<String, Tensor>>>,
 }
 
+/// What diffusers puts before a module's path in the names of its `LoRA`.
+pub(crate) const LORA_PREFIX: &str = "transformer.";
+
 #[derive(Clone)]
 enum Source<'a> {
     Base {
@@ -152,7 +155,7 @@ impl<'a> Params<'a> {
             return Ok(None);
         }
         let device = weights.get(&self.join("weight")).map_or(tch::Device::Cpu, Tensor::device);
-        let [a_name, b_name] = ["A", "B"].map(|factor| format!("transformer.{}.lora_{factor}.weight", self.path));
+        let [a_name, b_name] = ["A", "B"].map(|factor| format!("{LORA_PREFIX}{}.lora_{factor}.weight", self.path));
         let std = 1.0 / *rank as f32;
         let a = RandomStream::new(*seed, &a_name).normal(&[*rank, inputs], std)?.f_to(device)?;
         let b = Tensor::f_zeros([outputs, *rank], (Kind::Float, device))?;

@@ -33,14 +33,18 @@ pub struct BackboneVtable {
     pub encode_images: unsafe extern "C" fn(this: *mut c_void, images: &LentTensor<'_>, out: &Sink) -> Status,
     /// Tensor `images`.
     pub decode_latents: unsafe extern "C" fn(this: *mut c_void, latents: &LentTensor<'_>, out: &Sink) -> Status,
-    /// Writes a model folder; `dtype` is the code of a [`DType`](crate::DType).
+    /// Writes a model folder; `options` are [`SaveOptions`](crate::SaveOptions) as JSON.
     pub save: unsafe extern "C" fn(
         this: *mut c_void,
         folder: RStr<'_>,
         parameters: RSlice<'_, NamedTensor<'_>>,
-        dtype: u8,
+        options: RStr<'_>,
         out: &Sink,
     ) -> Status,
+    /// Text: a list of [`OriginalModule`](crate::OriginalModule) as JSON.
+    pub original_modules: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> Status,
+    /// Frees the encoders until they are needed again.
+    pub release_encoders: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> Status,
     /// Puts a denoiser into `denoiser`; `tuning` is a [`Tuning`](crate::Tuning) as JSON.
     #[sabi(last_prefix_field)]
     pub denoiser: unsafe extern "C" fn(
@@ -70,7 +74,7 @@ mod wrappers {
         BackboneObject, BackboneVtable, BackboneVtableRef, DenoiserObject, LentTensor, NamedTensor, RSlice, RStr, Sink,
         Status, c_void,
     };
-    use crate::{Backbone, Conditioning, DType, Error, Result};
+    use crate::{Backbone, Conditioning, Result};
 
     static VTABLE: WithMetadata<BackboneVtable> = WithMetadata::new(BackboneVtable {
         release: release_fn_wrapper,
@@ -79,6 +83,8 @@ mod wrappers {
         encode_images: encode_images_fn_wrapper,
         decode_latents: decode_latents_fn_wrapper,
         save: save_fn_wrapper,
+        original_modules: original_modules_fn_wrapper,
+        release_encoders: release_encoders_fn_wrapper,
         denoiser: denoiser_fn_wrapper,
     });
 
@@ -156,7 +162,7 @@ mod wrappers {
         this: *mut c_void,
         folder: RStr<'_>,
         parameters: RSlice<'_, NamedTensor<'_>>,
-        dtype: u8,
+        options: RStr<'_>,
         out: &Sink,
     ) -> Status {
         // SAFETY: the host passes its object's data.
@@ -166,9 +172,21 @@ mod wrappers {
                 // SAFETY: the host lends the tensors for the call.
                 Ok((name.to_string(), unsafe { tensor.torch() }?))
             });
-            let dtype = DType::from_code(dtype).ok_or_else(|| Error::invalid(format!("unknown dtype {dtype}")))?;
-            backbone.save(folder.as_str().as_ref(), &parameters.collect::<Result<Vec<_>>>()?, dtype)
+            let options = serde_json::from_str(options.as_str())?;
+            backbone.save(folder.as_str().as_ref(), &parameters.collect::<Result<Vec<_>>>()?, &options)
         })
+    }
+
+    unsafe extern "C" fn original_modules_fn_wrapper(this: *mut c_void, out: &Sink) -> Status {
+        // SAFETY: the host passes its object's data.
+        let backbone = unsafe { backbone(this) };
+        guard(out, || out.json(&backbone.original_modules()))
+    }
+
+    unsafe extern "C" fn release_encoders_fn_wrapper(this: *mut c_void, out: &Sink) -> Status {
+        // SAFETY: the host passes its object's data.
+        let backbone = unsafe { backbone(this) };
+        guard(out, || backbone.release_encoders())
     }
 
     unsafe extern "C" fn denoiser_fn_wrapper(
@@ -202,12 +220,15 @@ mod foreign {
     use super::super::denoiser::ForeignDenoiser;
     use super::super::sink::call;
     use super::{BackboneObject, LentTensor, NamedTensor, RStr};
-    use crate::{Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Result, TensorView, Tuning};
+    use crate::{
+        Backbone, BackboneSpec, Conditioning, Denoiser, Error, OriginalModule, Result, SaveOptions, TensorView, Tuning,
+    };
 
     /// A plugin's backbone as the host's own.
     pub struct ForeignBackbone {
         object: BackboneObject,
         spec: Option<BackboneSpec>,
+        modules: Vec<OriginalModule>,
     }
 
     // SAFETY: the object holds a `Backbone`, which is `Send`; the protocol asks the same of other languages.
@@ -219,10 +240,12 @@ mod foreign {
         /// # Safety
         /// The object is valid and nobody else's.
         pub unsafe fn new(object: BackboneObject) -> Result<Self> {
-            let mut this = Self { object, spec: None };
+            let mut this = Self { object, spec: None, modules: Vec::new() };
             let BackboneObject { data, vtable } = object;
             // SAFETY: the object is valid.
             this.spec = Some(call(|out| unsafe { vtable.spec()(data, out) })?.json("spec")?);
+            // SAFETY: as above.
+            this.modules = call(|out| unsafe { vtable.original_modules()(data, out) })?.json("original modules")?;
             Ok(this)
         }
     }
@@ -262,7 +285,7 @@ mod foreign {
             call(|out| unsafe { vtable.decode_latents()(data, &LentTensor::of(&latents), out) })?.tensor("images")
         }
 
-        fn save(&self, folder: &Path, parameters: &[(String, Tensor)], dtype: DType) -> Result<()> {
+        fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
             let BackboneObject { data, vtable } = self.object;
             let folder = folder
                 .to_str()
@@ -273,9 +296,20 @@ mod foreign {
             let named: Vec<_> = named
                 .map(|((name, _), view)| NamedTensor { name: name.as_str().into(), tensor: LentTensor::of(view) })
                 .collect();
-            let dtype = dtype as u8;
+            let options = serde_json::to_string(options)?;
             // SAFETY: as in `encode_text`.
-            call(|out| unsafe { vtable.save()(data, folder.into(), named[..].into(), dtype, out) }).map(drop)
+            call(|out| unsafe { vtable.save()(data, folder.into(), named[..].into(), options.as_str().into(), out) })
+                .map(drop)
+        }
+
+        fn original_modules(&self) -> Vec<OriginalModule> {
+            self.modules.clone()
+        }
+
+        fn release_encoders(&self) -> Result<()> {
+            let BackboneObject { data, vtable } = self.object;
+            // SAFETY: as in `encode_text`.
+            call(|out| unsafe { vtable.release_encoders()(data, out) }).map(drop)
         }
 
         fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
