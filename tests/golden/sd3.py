@@ -24,7 +24,9 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer,
+)
 
 import sd3_tokenizers as tokenizers
 
@@ -40,11 +42,13 @@ PROMPTS = [
 # Whatever makes tokenizers disagree.
 AWKWARD = [
     *PROMPTS, " ", "  two  spaces ", "tab\tand\nnew line\r\n end", "UPPER Case ÀÉÎ İ ẞ ΑΣ", "e\u0301 versus \u00e9",
-    "n\u0303o\u0308 a\u030a\u0323 combining", "क्षि देवनागरी", "ﬁ ﬀ ligatures ½ ① ™ …", "ＦＵＬＬ　ｗｉｄｔｈ", "東京タワー、赤い狐。", "안녕하세요 한글",
-    "مرحبا بالعالم", "שלום", "Привет, мир", "👨‍👩‍👧‍👦 🏳️‍🌈 👍🏽", "zero\u200bwidth\u200djoiner\ufeff", "no\u00a0break\u2003em\u3000wide",
+    "n\u0303o\u0308 a\u030a\u0323 combining", "क्षि देवनागरी", "ﬁ ﬀ ligatures ½ ① ™ …", "ＦＵＬＬ　ｗｉｄｔｈ",
+    "東京タワー、赤い狐。", "안녕하세요 한글", "مرحبا بالعالم", "שלום", "Привет, мир", "👨‍👩‍👧‍👦 🏳️‍🌈 👍🏽",
+    "zero\u200bwidth\u200djoiner\ufeff", "no\u00a0break\u2003em\u3000wide",
     "<|startoftext|>inside<|endoftext|>and after", "<|ENDOFTEXT|> <|EndOfText|>", "</s> <pad> <unk> <extra_id_3>",
     "!", "!!!", "wow! so! much!x", "12345 3.14 1e-5 ٣٤", "'s 't 're 've 'm 'll 'd I'D we'Ll", "it’s “curly” quotes",
-    "a_b-c/d\\e|f~g`h^i", "{[(<>)]}", "\x00\x01\x7f controls \x85", "\ud7ff\ue000 \U0010ffff", "x" * 300, "!?" * 90, "東" * 120,
+    "a_b-c/d\\e|f~g`h^i", "{[(<>)]}", "\x00\x01\x7f controls \x85", "\ud7ff\ue000 \U0010ffff",
+    "x" * 300, "!?" * 90, "東" * 120,
     "▁ the metaspace itself ▁x", "a</w> b</w>",
 ]
 
@@ -146,8 +150,9 @@ def save(pipeline: StableDiffusion3Pipeline, config: dict, folder: Path, argumen
 
 
 @torch.no_grad()
-def parity(folder: Path, prompts: list[str], size: tuple[int, int], seed: int) -> dict[str, torch.Tensor]:
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
+def parity(folder: Path, variant: str | None, prompts: list[str], size: tuple[int, int], seed: int) -> dict:
+    without = {} if (folder / "text_encoder_3").exists() else {"text_encoder_3": None, "tokenizer_3": None}
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, variant=variant, **without)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed + 1)
     out = {}
@@ -157,7 +162,7 @@ def parity(folder: Path, prompts: list[str], size: tuple[int, int], seed: int) -
     batch, channels = len(prompts), pipe.transformer.config.in_channels
     out["noise"] = torch.randn((batch, channels, *size), generator=generator)
     out["sigmas_check"] = torch.tensor([1.0, 0.7143, 0.25])
-    half = SD3Transformer2DModel.from_pretrained(folder / "transformer", dtype=torch.bfloat16)
+    half = copy.deepcopy(pipe.transformer).to(torch.bfloat16)
     errors = []
     for index, sigma in enumerate(out["sigmas_check"]):
         def velocity(model: SD3Transformer2DModel) -> torch.Tensor:
@@ -191,10 +196,10 @@ def parity(folder: Path, prompts: list[str], size: tuple[int, int], seed: int) -
 
 
 def token_ids(folder: Path, prompts: list[str]) -> dict:
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
     out = {"prompts": prompts}
     for name, length in (("tokenizer", 77), ("tokenizer_2", 77), ("tokenizer_3", 256)):
-        if tokenizer := getattr(pipe, name):
+        if (folder / name).exists():
+            tokenizer = (T5Tokenizer if length == 256 else CLIPTokenizer).from_pretrained(folder / name)
             out[name] = tokenizer(prompts, padding="max_length", max_length=length, truncation=True).input_ids
     return out
 
@@ -230,7 +235,8 @@ def main() -> None:
         files["variant"] = arguments.variant
         save(build(config, arguments.seed, not arguments.no_t5), config, folder, files)
         size = tuple(int(side) for side in config["size"].split("x"))
-        tensors = {k: v.float().contiguous() for k, v in parity(folder, prompts, size, arguments.seed).items()}
+        tensors = parity(folder, arguments.variant, prompts, size, arguments.seed)
+        tensors = {k: v.float().contiguous() for k, v in tensors.items()}
         path = arguments.out / f"{name}.safetensors"
         save_file(tensors, path, metadata={"format": "pt"})
         dump = lambda what, value: (arguments.out / f"{name}.{what}.json").write_text(json.dumps(value) + "\n")
