@@ -1,17 +1,21 @@
-//! Lets programs, plugins and tests find libtorch at run time, and compiles the one shim that needs C++.
+//! Lets programs, plugins and tests find libtorch at run time, and compiles the shims that need C++.
 
 fn main() {
     advdmd_build::link_libtorch();
-    println!("cargo::rerun-if-changed=src/memory.cpp");
+    const SHIMS: [&str; 2] = ["src/memory.cpp", "src/checkpoint/checkpoint.cpp"];
+    for shim in SHIMS {
+        println!("cargo::rerun-if-changed={shim}");
+    }
     let Some(libtorch) = std::env::var_os("LIBTORCH").map(std::path::PathBuf::from) else { return };
     cc::Build::new()
         .cpp(true)
         .std("c++20")
         .include(libtorch.join("include"))
-        .file("src/memory.cpp")
+        .files(SHIMS)
         // libtorch's headers, not ours.
         .warnings(false)
-        .compile("advdmd_memory");
+        .compile("advdmd_shims");
     println!("cargo::rustc-link-search=native={}", libtorch.join("lib").display());
+    println!("cargo::rustc-link-lib=dylib=torch_cpu");
     println!("cargo::rustc-link-lib=dylib=c10");
 }

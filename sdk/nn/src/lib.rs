@@ -1,9 +1,11 @@
 //! Building blocks on `tch` that backbones and rewards share.
 //!
-//! - [`Weights`]: named tensors, read from memory-mapped safetensors files and written atomically;
+//! - [`Stored`]: memory-mapped safetensors files, whose tensors are checked before they are read;
+//! - [`Weights`]: named tensors in memory, written atomically;
 //! - [`Params`]: a path-prefixed view of weights that applies a [`Tuning`](advdmd_sdk::Tuning) (frozen, `LoRA`, full)
 //!   and collects the trainable tensors under their published names;
 //! - layers: [`Linear`], [`RmsNorm`], [`embed`], [`JointAttention`];
+//! - [`checkpoint`]: blocks whose activations are computed again in the backward pass;
 //! - [`mmdit`]: the SD3 family's transformer;
 //! - [`optim`]: fused `AdamW`, gradient clipping and averaged weights with exact save and load.
 //!
@@ -23,6 +25,7 @@
 //! ```
 
 mod attention;
+mod checkpoint;
 pub mod embed;
 mod feed_forward;
 mod ffi;
@@ -34,12 +37,15 @@ mod norm;
 pub mod optim;
 mod params;
 mod random;
+mod stored;
 mod weights;
 
 pub use attention::JointAttention;
+pub use checkpoint::checkpoint;
 pub use feed_forward::FeedForward;
 pub use linear::{Linear, Lora};
 pub use norm::{RmsNorm, layer_norm, modulate};
 pub use params::{Params, load_parameters};
 pub use random::RandomStream;
+pub use stored::Stored;
 pub use weights::{Layout, Weights};

@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::ffi;
+use crate::{Stored, ffi};
 
 /// Names and shapes that a model wants, in the order in which it asks for them.
 pub type Layout = Vec<(String, Vec<i64>)>;
@@ -31,36 +31,17 @@ impl Weights {
     /// floating-point one, to `kind` (`None` keeps the file's).
     ///
     /// # Errors
-    /// A file that cannot be read or is no safetensors file, or a tensor of a type that libtorch lacks; the message
-    /// names the file and the tensor.
+    /// As [`Stored::open`] and [`Stored::read`].
     pub fn load(path: &Path, kind: Option<Kind>, device: Device) -> Result<Self> {
-        let mut weights = Self::new();
-        weights.read(path, kind, device).map_err(|error| error.context(path.display()))?;
-        Ok(weights)
+        Stored::open(path)?.read_all(kind, device)
     }
 
-    /// Reads `<stem>.safetensors` in `folder`, or the shards of `<stem>.safetensors.index.json`, the layout of
-    /// diffusers and transformers.
+    /// Reads the weights of a folder of diffusers or transformers, as [`Stored::open_folder`] finds them.
     ///
     /// # Errors
-    /// As [`Weights::load`]; neither file present, or an index that names a file outside the folder.
+    /// As [`Stored::open_folder`] and [`Stored::read`].
     pub fn load_folder(folder: &Path, stem: &str, kind: Option<Kind>, device: Device) -> Result<Self> {
-        let single = folder.join(format!("{stem}.safetensors"));
-        let index = folder.join(format!("{stem}.safetensors.index.json"));
-        if single.exists() || !index.exists() {
-            return Self::load(&single, kind, device);
-        }
-        let shards = shards(&index).map_err(|error| error.context(index.display()))?;
-        let mut weights = Self::new();
-        for shard in shards {
-            let path = folder.join(shard);
-            weights.read(&path, kind, device).map_err(|error| error.context(path.display()))?;
-        }
-        Ok(weights)
-    }
-
-    fn read(&mut self, path: &Path, kind: Option<Kind>, device: Device) -> Result<()> {
-        self.take(&ffi::map_file(path).map_err(Error::failed)?, kind, device)
+        Stored::open_folder(folder, stem, None)?.read_all(kind, device)
     }
 
     /// Reads a safetensors file that lies in memory (an embedded one), as [`Weights::load`] reads one on disk.
@@ -69,11 +50,6 @@ impl Weights {
     /// As [`Weights::load`].
     pub fn from_bytes(bytes: &[u8], kind: Option<Kind>, device: Device) -> Result<Self> {
         let mut weights = Self::new();
-        weights.take(bytes, kind, device)?;
-        Ok(weights)
-    }
-
-    fn take(&mut self, bytes: &[u8], kind: Option<Kind>, device: Device) -> Result<()> {
         for (name, view) in SafeTensors::deserialize(bytes).map_err(Error::failed)?.iter() {
             let source = kind_of(view.dtype()).ok_or_else(|| {
                 Error::unsupported(format!("{name} has type {:?}, which libtorch lacks", view.dtype()))
@@ -82,9 +58,9 @@ impl Weights {
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
             let tensor = ffi::tensor_from_bytes(view.data(), &shape, source, target, device)
                 .map_err(|error| error.context(name))?;
-            self.tensors.insert(name.to_owned(), tensor);
+            weights.insert(name, tensor);
         }
-        Ok(())
+        Ok(weights)
     }
 
     /// Writes one safetensors file: beside its place, flushed to disk, then renamed over it, so that a reader finds
@@ -152,24 +128,7 @@ impl Weights {
     /// # Errors
     /// One error that lists what is missing, unexpected and misshapen; `source` (a file, a model) leads it.
     pub fn check(&self, expected: &[(String, Vec<i64>)], source: &str) -> Result<()> {
-        let wanted: BTreeMap<&str, &[i64]> = expected.iter().map(|(name, shape)| (name.as_str(), &shape[..])).collect();
-        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
-        for (name, shape) in &wanted {
-            match self.get(name).map(Tensor::size) {
-                None => missing.push(format!("{name} {shape:?}")),
-                Some(found) if found != *shape => misshapen.push(format!("{name} expected {shape:?}, found {found:?}")),
-                Some(_) => {}
-            }
-        }
-        let unexpected = self.iter().filter(|(name, _)| !wanted.contains_key(name));
-        let unexpected: Vec<_> = unexpected.map(|(name, tensor)| format!("{name} {:?}", tensor.size())).collect();
-        let parts = [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)];
-        let parts: Vec<_> = parts.into_iter().filter(|(_, names)| !names.is_empty()).collect();
-        if parts.is_empty() {
-            return Ok(());
-        }
-        let parts = parts.iter().map(|(what, names)| format!("{} {what}: {}", names.len(), list(names)));
-        Err(Error::invalid(format!("{source}: weights do not fit; {}", parts.collect::<Vec<_>>().join("; "))))
+        Fit::of(expected, self.iter().map(|(name, tensor)| (name, tensor.size()))).into_result(source)
     }
 
     /// The tensor of that name.
@@ -220,20 +179,45 @@ impl IntoIterator for Weights {
     }
 }
 
-/// The files that a shard index names, each once.
-fn shards(index: &Path) -> Result<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+/// How names and shapes that were found differ from those expected.
+#[derive(Debug, Default)]
+pub(crate) struct Fit {
+    missing: Vec<String>,
+    unexpected: Vec<String>,
+    misshapen: Vec<String>,
+}
+
+impl Fit {
+    pub(crate) fn of<'a>(
+        expected: &[(String, Vec<i64>)],
+        found: impl IntoIterator<Item = (&'a str, Vec<i64>)>,
+    ) -> Self {
+        let wanted: BTreeMap<&str, &[i64]> = expected.iter().map(|(name, shape)| (name.as_str(), &shape[..])).collect();
+        let found: BTreeMap<&str, Vec<i64>> = found.into_iter().collect();
+        let mut fit = Self::default();
+        for (name, shape) in &wanted {
+            match found.get(name) {
+                None => fit.missing.push(format!("{name} {shape:?}")),
+                Some(found) if found != shape => {
+                    fit.misshapen.push(format!("{name} expected {shape:?}, found {found:?}"));
+                }
+                Some(_) => {}
+            }
+        }
+        let unexpected = found.iter().filter(|(name, _)| !wanted.contains_key(*name));
+        fit.unexpected = unexpected.map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        fit
     }
-    let text = std::fs::read_to_string(index).map_err(Error::failed)?;
-    let mut files: Vec<_> = serde_json::from_str::<Index>(&text)?.weight_map.into_values().collect();
-    files.sort();
-    files.dedup();
-    // A downloaded index must not reach outside its folder.
-    match files.iter().find(|file| file.contains(['/', '\\']) || file.as_str() == "..") {
-        Some(file) => Err(Error::invalid(format!("shard {file:?} is not a plain file name"))),
-        None => Ok(files),
+
+    /// One error that lists all that does not fit, led by `source`.
+    pub(crate) fn into_result(self, source: &str) -> Result<()> {
+        let parts = [("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen)];
+        let parts: Vec<_> = parts.into_iter().filter(|(_, names)| !names.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let parts = parts.iter().map(|(what, names)| format!("{} {what}: {}", names.len(), list(names)));
+        Err(Error::invalid(format!("{source}: weights do not fit; {}", parts.collect::<Vec<_>>().join("; "))))
     }
 }
 
@@ -246,7 +230,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn is_float(kind: Kind) -> bool {
+pub(crate) fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }
 
@@ -264,7 +248,7 @@ const KINDS: [(Dtype, Kind); 10] = [
     (Dtype::BOOL, Kind::Bool),
 ];
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
+pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(candidate, _)| *candidate == dtype).map(|&(_, kind)| kind)
 }
 

@@ -1,12 +1,15 @@
 //! The whole network.
 
+use std::sync::Arc;
+
 use advdmd_sdk::{Error, Prediction, Request, Result};
 use tch::{Kind, Tensor};
 
 use super::block::{Block, chunks};
 use super::{Init, MmditConfig};
 use crate::embed::{PatchEmbed, TimestepTextEmbedding};
-use crate::{Layout, Linear, Params, Weights, layer_norm, modulate};
+use crate::params::LORA_PREFIX;
+use crate::{Layout, Linear, Params, Weights, checkpoint, layer_norm, modulate};
 
 /// The layers that a `LoRA` adapts by default: the eight attention projections (Flow-GRPO's SD3 recipe).
 pub const LORA_TARGETS: [&str; 8] = [
@@ -20,6 +23,9 @@ pub const LORA_TARGETS: [&str; 8] = [
     "attn.to_add_out",
 ];
 
+/// Path of the blocks.
+const BLOCKS: &str = "transformer_blocks";
+
 /// The velocity network of SD3: diffusers' `SD3Transformer2DModel`.
 #[derive(Debug)]
 pub struct Mmdit {
@@ -27,7 +33,9 @@ pub struct Mmdit {
     patch_embed: PatchEmbed,
     time_text_embed: TimestepTextEmbedding,
     context_embedder: Linear,
-    blocks: Vec<Block>,
+    /// Shared with the graphs of backward passes to come.
+    blocks: Vec<Arc<Block>>,
+    checkpointing: bool,
     output_modulation: Linear,
     output: Linear,
     /// Compute type, that of the weights.
@@ -71,9 +79,8 @@ impl Mmdit {
             PatchEmbed::new(config.in_channels, config.patch_size, dim, config.pos_embed_max_size, &p.pp("pos_embed"))?;
         let time_text_embed = TimestepTextEmbedding::new(dim, config.pooled_projection_dim, &p.pp("time_text_embed"))?;
         let context_embedder = p.pp("context_embedder").linear(config.joint_attention_dim, dim)?;
-        let blocks =
-            (0..config.num_layers).map(|i| Block::new(config, i, &p.pp(format_args!("transformer_blocks.{i}"))));
-        let blocks = blocks.collect::<Result<_>>()?;
+        let block = |i| Ok(Arc::new(Block::new(config, i, &p.pp(format_args!("{BLOCKS}.{i}")))?));
+        let blocks = (0..config.num_layers).map(block).collect::<Result<_>>()?;
         let patch_values = config.patch_size * config.patch_size * config.out_channels();
         Ok(Self {
             config: config.clone(),
@@ -81,11 +88,20 @@ impl Mmdit {
             time_text_embed,
             context_embedder,
             blocks,
+            checkpointing: false,
             output_modulation: p.pp("norm_out.linear").linear(dim, 2 * dim)?,
             output: p.pp("proj_out").linear(dim, patch_values)?,
             kind: Kind::Float,
             parameters: p.parameters(),
         })
+    }
+
+    /// Whether blocks keep only their inputs for the backward pass and compute the rest again ([`checkpoint()`]): more
+    /// time, less memory, the same gradients. Off at first.
+    #[must_use]
+    pub fn with_checkpointing(mut self, on: bool) -> Self {
+        self.checkpointing = on;
+        self
     }
 
     /// The network's configuration.
@@ -133,7 +149,11 @@ impl Mmdit {
         let mut text = self.context_embedder.forward(&context.f_to_kind(self.kind)?)?;
         let mut tapped: Vec<Option<Tensor>> = request.taps.iter().map(|_| None).collect();
         for (index, block) in self.blocks[..depth].iter().enumerate() {
-            let (next_image, next_text) = block.forward(&image, &text, &conditioning, index + 1 < depth)?;
+            let (next_image, next_text) = if self.checkpointing {
+                self.checkpointed(index, block, [&image, &text, &conditioning], index + 1 < depth)?
+            } else {
+                block.forward(&image, &text, &conditioning, index + 1 < depth)?
+            };
             image = next_image;
             if let Some(next) = next_text {
                 text = next;
@@ -144,6 +164,31 @@ impl Mmdit {
         }
         let velocity = request.velocity.then(|| self.emit(&image, &conditioning, h, w)).transpose()?;
         Ok(Prediction { velocity, features: tapped.into_iter().flatten().collect() })
+    }
+
+    /// As [`Block::forward`], of which autograd keeps the inputs alone.
+    fn checkpointed(
+        &self,
+        index: usize,
+        block: &Arc<Block>,
+        inputs: [&Tensor; 3],
+        want_text: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let inside = format!("{BLOCKS}.{index}.");
+        let trained = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| name.strip_prefix(LORA_PREFIX).unwrap_or(name).starts_with(&inside));
+        let trained: Vec<Tensor> = trained.map(|(_, tensor)| tensor.shallow_clone()).collect();
+        let block = Arc::clone(block);
+        let outputs = if want_text { 2 } else { 1 };
+        let mut outputs = checkpoint(&inputs, &trained, outputs, move |inputs| {
+            let (image, text) = block.forward(&inputs[0], &inputs[1], &inputs[2], want_text)?;
+            Ok([Some(image), text].into_iter().flatten().collect())
+        })?
+        .into_iter();
+        let image = outputs.next().ok_or_else(|| Error::failed("a block gave no image tokens"))?;
+        Ok((image, outputs.next()))
     }
 
     /// Image tokens `[B, h w, C]` to the velocity `[B, C_out, H, W]`.

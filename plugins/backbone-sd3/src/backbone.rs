@@ -1,0 +1,189 @@
+//! The backbone and its denoisers.
+
+use std::cell::{OnceCell, RefCell};
+use std::path::Path;
+
+use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit, MmditConfig};
+use advdmd_nn::{Params, Weights};
+use advdmd_sdk::{
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, OriginalModule, Prediction, Request, Result,
+    SaveOptions, Tuning,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::Sd3Config;
+use crate::folder::ModelFiles;
+use crate::original;
+use crate::save::save;
+use crate::text::TextEncoders;
+use crate::vae::{Vae, VaeConfig};
+
+/// Stable Diffusion 3 or 3.5. The transformer's weights are read at once and shared by every denoiser; encoders and
+/// autoencoder when they are first needed.
+#[derive(Debug)]
+pub struct Sd3 {
+    files: ModelFiles,
+    config: MmditConfig,
+    base: Weights,
+    kind: Kind,
+    device: Device,
+    /// Height and width of an image in pixels.
+    image: [i64; 2],
+    /// Pixels to a latent pixel.
+    vae_scale: i64,
+    with_t5: bool,
+    t5_tokens: i64,
+    activation_checkpointing: bool,
+    text: RefCell<Option<TextEncoders>>,
+    vae: OnceCell<Vae>,
+}
+
+/// Pixels to a latent pixel where there is no autoencoder to ask.
+const VAE_SCALE: i64 = 8;
+
+impl Sd3 {
+    /// Reads the transformer of `files`.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not fit, or an image size that is no multiple of what the model's patches cover.
+    pub fn load(files: ModelFiles, options: &Sd3Config, kind: Kind, device: Device) -> Result<Self> {
+        let config = files.read_config()?;
+        let vae_scale = match files.part("vae") {
+            Ok(folder) => VaeConfig::read(&folder.join("config.json"))?.scale(),
+            Err(_) => VAE_SCALE,
+        };
+        let unit = vae_scale * config.patch_size;
+        let largest = config.pos_embed_max_size * unit;
+        let side = |key: &str, given: Option<i64>| {
+            let side = given.unwrap_or(config.sample_size * vae_scale);
+            if side < unit || side % unit != 0 || side > largest {
+                return Err(Error::config(format!(
+                    "{key}: expected a multiple of {unit} up to {largest}, found {side}"
+                )));
+            }
+            Ok(side)
+        };
+        let image = [side("height", options.height)?, side("width", options.width)?];
+        let base = files.read_transformer(&config, kind, device)?;
+        Ok(Self {
+            files,
+            config,
+            base,
+            kind,
+            device,
+            image,
+            vae_scale,
+            with_t5: options.t5,
+            t5_tokens: options.t5_tokens,
+            activation_checkpointing: options.activation_checkpointing,
+            text: RefCell::default(),
+            vae: OnceCell::new(),
+        })
+    }
+
+    fn vae(&self) -> Result<&Vae> {
+        if self.vae.get().is_none() {
+            let folder = self.files.part("vae")?;
+            let vae = Vae::load(&folder, self.files.variant.as_deref(), self.kind, self.device)?;
+            // Nobody else can have filled the cell in between: the backbone is used by one thread at a time.
+            let _ = self.vae.set(vae);
+        }
+        self.vae.get().ok_or_else(|| Error::failed("the autoencoder is gone"))
+    }
+}
+
+impl Backbone for Sd3 {
+    fn spec(&self) -> BackboneSpec {
+        let [height, width] = self.image;
+        let [h, w] = [height / self.vae_scale, width / self.vae_scale];
+        BackboneSpec {
+            latent_shape: [self.config.in_channels, h, w],
+            image_shape: [3, height, width],
+            depth: self.config.num_layers,
+            feature_channels: self.config.dim(),
+            feature_grid: [h / self.config.patch_size, w / self.config.patch_size],
+            null_prompt: String::new(),
+        }
+    }
+
+    fn encode_text(&self, prompts: &[&str]) -> Result<Conditioning> {
+        let mut text = self.text.borrow_mut();
+        if text.is_none() {
+            // The tokenizers and encoders lie in several folders; a model without any of them has no pipeline.
+            self.files.part("text_encoder")?;
+            let pipeline = self.files.pipeline.as_deref().ok_or_else(|| Error::config("model: no pipeline folder"))?;
+            *text = Some(TextEncoders::load(
+                pipeline,
+                self.with_t5,
+                self.t5_tokens,
+                self.config.joint_attention_dim,
+                self.kind,
+                self.device,
+            )?);
+        }
+        match text.as_ref() {
+            Some(text) => text.encode(prompts),
+            None => Err(Error::failed("the text encoders are gone")),
+        }
+    }
+
+    fn encode_images(&self, images: &Tensor) -> Result<Tensor> {
+        self.vae()?.encode(images)
+    }
+
+    fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        self.vae()?.decode(latents)
+    }
+
+    fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
+        if !matches!(options.dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64) {
+            let found = options.dtype;
+            return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {found:?}")));
+        }
+        let weights = self.base.merged(parameters, &options.tuning, options.dtype.into())?;
+        weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
+        save(folder, &self.config, &weights, &self.files, options)
+    }
+
+    fn original_modules(&self) -> Vec<OriginalModule> {
+        // The configuration was checked when the weights were read.
+        original::linear_modules(&self.config).unwrap_or_default()
+    }
+
+    fn release_encoders(&self) -> Result<()> {
+        self.text.replace(None);
+        Ok(())
+    }
+
+    fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
+        let params = Params::new(&self.base, tuning, &LORA_TARGETS, seed)?;
+        let network = Mmdit::new(&self.config, &params)?.with_checkpointing(self.activation_checkpointing);
+        Ok(Box::new(Sd3Denoiser { network }))
+    }
+}
+
+/// A velocity network.
+#[derive(Debug)]
+pub struct Sd3Denoiser {
+    network: Mmdit,
+}
+
+impl Denoiser for Sd3Denoiser {
+    fn predict(
+        &self,
+        x: &Tensor,
+        sigma: &Tensor,
+        conditioning: &Conditioning,
+        request: Request<'_>,
+    ) -> Result<Prediction> {
+        let pooled = conditioning.pooled.as_ref();
+        let pooled = pooled.ok_or_else(|| Error::invalid("the conditioning holds no pooled embedding"))?;
+        // The network reads the unrounded timestep 1000 sigma.
+        let timestep = sigma.f_mul_scalar(1000.0)?;
+        self.network.forward(x, &timestep, &conditioning.context, pooled, request)
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.network.parameters()
+    }
+}

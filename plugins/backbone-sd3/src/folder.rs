@@ -1,0 +1,142 @@
+//! Where the parts of a model are on disk.
+
+use std::path::{Path, PathBuf};
+
+use advdmd_nn::mmdit::{Mmdit, MmditConfig};
+use advdmd_nn::{Stored, Weights};
+use advdmd_sdk::{Error, Result};
+use tch::{Device, Kind};
+
+use crate::single_file;
+
+/// Stem of diffusers' weight files.
+pub const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
+
+/// The files of a model: a pipeline folder of diffusers, the folder of a transformer alone, or an original single
+/// file, whose other parts are taken from the folder that it lies in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// The pipeline folder, where text encoders, tokenizers, autoencoder and scheduler are; `None` for a transformer
+    /// without them.
+    pub pipeline: Option<PathBuf>,
+    /// The transformer.
+    pub transformer: TransformerFiles,
+    /// Infix of the weight files, such as `fp16`.
+    pub variant: Option<String>,
+}
+
+/// The files of a transformer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransformerFiles {
+    /// `config.json` and weights of diffusers' `SD3Transformer2DModel`.
+    Folder(PathBuf),
+    /// One safetensors file, under original or diffusers' names.
+    File(PathBuf),
+}
+
+impl ModelFiles {
+    /// Finds the parts of `model`; `transformer`, a folder or file, takes the place of its own.
+    ///
+    /// # Errors
+    /// A path that is none of the three; says what was looked for.
+    pub fn find(model: &Path, transformer: Option<&Path>, variant: Option<String>) -> Result<Self> {
+        let mut found = Self::of(model)?;
+        if let Some(path) = transformer {
+            found.transformer = match Self::of(path)? {
+                Self { transformer, .. } if path.is_file() || !is_pipeline(path) => transformer,
+                _ => TransformerFiles::Folder(path.join("transformer")),
+            };
+        }
+        Ok(Self { variant, ..found })
+    }
+
+    fn of(path: &Path) -> Result<Self> {
+        let with = |pipeline: Option<&Path>, transformer| {
+            Ok(Self { pipeline: pipeline.map(Path::to_owned), transformer, variant: None })
+        };
+        if path.is_file() {
+            let folder = path.parent().filter(|folder| is_pipeline(folder));
+            return with(folder, TransformerFiles::File(path.to_owned()));
+        }
+        if is_pipeline(path) {
+            return with(Some(path), TransformerFiles::Folder(path.join("transformer")));
+        }
+        if path.join("config.json").is_file() {
+            return with(None, TransformerFiles::Folder(path.to_owned()));
+        }
+        let path = path.display();
+        Err(Error::config(format!(
+            "model: expected a folder of diffusers (with model_index.json or transformer/), one of its transformer (with \
+             config.json) or a .safetensors file, found none of them at {path}"
+        )))
+    }
+
+    /// The folder of a part, such as `vae`.
+    ///
+    /// # Errors
+    /// A model without it; names the part and what to do.
+    pub fn part(&self, name: &str) -> Result<PathBuf> {
+        let Some(pipeline) = &self.pipeline else {
+            let transformer = self.transformer.path().display();
+            return Err(Error::config(format!(
+                "{name}: {transformer} is a transformer alone; give `model` the pipeline's folder, and this path to \
+                 `transformer`"
+            )));
+        };
+        let folder = pipeline.join(name);
+        if folder.is_dir() { Ok(folder) } else { Err(Error::config(format!("{} is not there", folder.display()))) }
+    }
+
+    /// Architecture of the transformer.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read or does not fit, or a file that is no SD3 checkpoint.
+    pub fn read_config(&self) -> Result<MmditConfig> {
+        let beside = self.pipeline.as_ref().map(|pipeline| pipeline.join("transformer/config.json"));
+        match (&self.transformer, beside) {
+            (TransformerFiles::Folder(folder), _) => MmditConfig::read(&folder.join("config.json")),
+            // The width of a head is nowhere in a file without qk-normalisation.
+            (TransformerFiles::File(_), Some(config)) if config.is_file() => MmditConfig::read(&config),
+            (TransformerFiles::File(path), _) => {
+                let file = Stored::open(path)?;
+                if single_file::is_original(&file) {
+                    return single_file::config_of(&file);
+                }
+                let path = path.display();
+                Err(Error::config(format!(
+                    "{path}: not the names of an original SD3 checkpoint; a file with diffusers' names needs their \
+                     config.json: name its folder"
+                )))
+            }
+        }
+    }
+
+    /// Weights of the transformer, each tensor straight to `kind` and `device`.
+    ///
+    /// # Errors
+    /// Files that cannot be read; missing, unexpected and misshapen tensors in one error, before anything is read.
+    pub fn read_transformer(&self, config: &MmditConfig, kind: Kind, device: Device) -> Result<Weights> {
+        let stored = match &self.transformer {
+            TransformerFiles::Folder(folder) => Stored::open_folder(folder, DIFFUSERS_STEM, self.variant.as_deref())?,
+            TransformerFiles::File(path) => Stored::open(path)?,
+        };
+        if single_file::is_original(&stored) {
+            return single_file::read(&stored, config, Some(kind), device);
+        }
+        stored.read_layout(&Mmdit::layout(config)?, |_| false, Some(kind), device)
+    }
+}
+
+impl TransformerFiles {
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::File(path) => path,
+        }
+    }
+}
+
+/// Whether a folder is a pipeline of diffusers.
+fn is_pipeline(folder: &Path) -> bool {
+    folder.join("model_index.json").is_file() || folder.join("transformer").is_dir()
+}
