@@ -12,6 +12,7 @@ pub mod jsonl;
 pub mod metrics;
 pub mod model;
 pub mod objective;
+pub mod parity;
 pub mod passes;
 pub mod pipeline;
 pub mod plan;

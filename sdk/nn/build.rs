@@ -1,8 +1,9 @@
 //! Lets programs, plugins and tests find libtorch at run time, and compiles the shims that need C++.
 
+const SHIMS: [&str; 2] = ["src/memory.cpp", "src/checkpoint/checkpoint.cpp"];
+
 fn main() {
     advdmd_build::link_libtorch();
-    const SHIMS: [&str; 2] = ["src/memory.cpp", "src/checkpoint/checkpoint.cpp"];
     for shim in SHIMS {
         println!("cargo::rerun-if-changed={shim}");
     }

@@ -1,5 +1,6 @@
 //! The command line: one file per command, each of which calls the library.
 
+mod check;
 mod compute_args;
 mod config;
 mod demo;
@@ -61,6 +62,9 @@ enum Command {
     Demo(demo::Demo),
     /// Go once more through an update that was not finite, and show every tensor on the way
     Replay(replay::Replay),
+    /// Hold a component against a reference
+    #[command(subcommand)]
+    Check(check::Command),
     /// Write the HTML report of a run anew
     Report(report::Report),
     /// List and describe the plugins that are found
@@ -113,6 +117,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Eval(args) => eval::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Check(command) => check::run(&command),
         Command::Report(args) => report::run(&args),
         Command::Plugins(command) => plugins::run(command),
         Command::Config(command) => config::run(command),

@@ -2,28 +2,67 @@
 
 use std::path::PathBuf;
 
-use advdmd::config::Component;
+use advdmd::config::{Component, Compute};
 use advdmd::model::Model;
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
-use advdmd::{Error, Result};
+use advdmd::{Error, Result, device};
+use advdmd_sdk::{Backbone, BackboneInit};
 use clap::Args;
 use serde_json::{Map, Value};
+use tch::Device;
 
 use super::compute_args::ComputeArgs;
+
+/// A backbone with a model.
+#[derive(Debug, Args)]
+pub struct BackboneArgs {
+    /// A backbone, such as `digits` or `sd3`
+    #[arg(long, value_name = "TYPE")]
+    pub backbone: Option<String>,
+    /// The backbone's model [default: the backbone's own, if it has one]
+    #[arg(long, value_name = "DIR", requires = "backbone")]
+    model: Option<PathBuf>,
+    /// A key of the backbone, such as `height=512`; may be repeated
+    #[arg(long = "backbone-set", value_name = "KEY=VALUE", requires = "backbone")]
+    backbone_sets: Vec<String>,
+}
+
+impl BackboneArgs {
+    /// The component that the options name.
+    pub fn component(&self) -> Result<Component> {
+        let Some(backbone) = &self.backbone else {
+            return Err(Error::usage(
+                "no backbone is named",
+                "`advdmd plugins list` shows them: `--backbone TYPE`".to_owned(),
+            ));
+        };
+        let mut component = component(backbone, "--backbone-set", &self.backbone_sets)?;
+        if let Some(model) = &self.model {
+            if !model.exists() {
+                return Err(Error::usage(format!("--model: {} does not exist", model.display()), None));
+            }
+            component.options.insert("model".to_owned(), model.to_string_lossy().into_owned().into());
+        }
+        Ok(component)
+    }
+
+    /// The backbone alone, and where it computes.
+    pub fn load(&self, registry: &Registry, compute: &Compute) -> Result<(Box<dyn Backbone>, Device)> {
+        let device = device::select(compute)?;
+        let init = BackboneInit { device: device::sdk(device), dtype: compute.dtype, seed: 0 };
+        Ok((registry.backbone(&self.component()?, &init)?, device))
+    }
+}
 
 /// A run's student, or a backbone with a model; and how to sample with it.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     /// The student of a run
-    #[arg(long, value_name = "DIR", conflicts_with = "backbone")]
+    #[arg(long, value_name = "DIR", conflicts_with = "backbone", required_unless_present = "backbone")]
     pub run: Option<PathBuf>,
-    /// A backbone without a student, such as `digits`
-    #[arg(long, value_name = "TYPE", required_unless_present = "run")]
-    backbone: Option<String>,
-    /// The backbone's model [default: the backbone's own, if it has one]
-    #[arg(long, value_name = "DIR", requires = "backbone")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    backbone: BackboneArgs,
     /// Sampler steps [default: those of the run, or 40]
     #[arg(long, value_name = "N", conflicts_with = "sigmas", value_parser = super::at_least_one)]
     steps: Option<usize>,
@@ -59,13 +98,12 @@ impl ModelArgs {
             ));
         }
         let registry = Registry::discover(&[])?;
-        let mut model = match (&self.run, &self.backbone) {
-            (Some(run), _) => Model::from_run(run, &self.compute.sets())?,
-            (None, Some(backbone)) => self.bare(&registry, backbone)?,
-            (None, None) => return Err(Error::usage("name a model: `--run DIR`, or `--backbone TYPE`", None)),
+        let mut model = match &self.run {
+            Some(run) => Model::from_run(run, &self.compute.sets())?,
+            None => Model::from_backbone(&registry, &self.compute.compute()?, &self.backbone.component()?)?,
         };
         if let Some(sampler) = &self.sampler {
-            model.with_sampler(&registry, &component(sampler, &self.sampler_sets)?)?;
+            model.with_sampler(&registry, &component(sampler, "--sampler-set", &self.sampler_sets)?)?;
         }
         let steps = match (&self.sigmas, self.steps) {
             (Some(sigmas), _) => sigmas.len().saturating_sub(1).max(1),
@@ -75,26 +113,15 @@ impl ModelArgs {
         let trajectory = model.trajectory(steps, self.sigmas.as_deref())?;
         Ok((model, trajectory))
     }
-
-    fn bare(&self, registry: &Registry, backbone: &str) -> Result<Model> {
-        let mut options = Map::new();
-        if let Some(model) = &self.model {
-            if !model.exists() {
-                return Err(Error::usage(format!("--model: {} does not exist", model.display()), None));
-            }
-            options.insert("model".to_owned(), model.to_string_lossy().into_owned().into());
-        }
-        Model::from_backbone(registry, &self.compute.compute()?, &Component { r#type: backbone.to_owned(), options })
-    }
 }
 
 /// A component from the command line: its values are TOML.
-fn component(name: &str, sets: &[String]) -> Result<Component> {
+fn component(name: &str, option: &str, sets: &[String]) -> Result<Component> {
     let mut options = Map::new();
     for set in sets {
         let parsed = set
             .parse::<toml::Table>()
-            .map_err(|error| Error::usage(format!("--sampler-set {set}: {}", error.message()), None))?;
+            .map_err(|error| Error::usage(format!("{option} {set}: {}", error.message()), None))?;
         for (key, value) in parsed {
             let value: Value = serde_json::to_value(value).map_err(Error::failed)?;
             options.insert(key, value);

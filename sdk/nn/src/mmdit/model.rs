@@ -79,6 +79,7 @@ impl Mmdit {
             PatchEmbed::new(config.in_channels, config.patch_size, dim, config.pos_embed_max_size, &p.pp("pos_embed"))?;
         let time_text_embed = TimestepTextEmbedding::new(dim, config.pooled_projection_dim, &p.pp("time_text_embed"))?;
         let context_embedder = p.pp("context_embedder").linear(config.joint_attention_dim, dim)?;
+        #[expect(clippy::arc_with_non_send_sync, reason = "a backward pass counts its handle on a device's thread")]
         let block = |i| Ok(Arc::new(Block::new(config, i, &p.pp(format_args!("{BLOCKS}.{i}")))?));
         let blocks = (0..config.num_layers).map(block).collect::<Result<_>>()?;
         let patch_values = config.patch_size * config.patch_size * config.out_channels();
