@@ -44,23 +44,27 @@ pub struct Side {
 }
 
 impl Side {
-    /// This program as a worker.
-    pub fn ours(folder: &Path) -> anyhow::Result<Self> {
+    /// This program as a worker: of whole updates, or of one pass of a transformer.
+    pub fn ours(folder: &Path, pass: Option<&str>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        let mut side = Self::start(command.arg("--worker").arg(folder))?;
+        command.arg("--worker").arg(folder);
+        if let Some(pass) = pass {
+            command.arg("--pass").arg(pass);
+        }
+        let mut side = Self::start(&mut command)?;
         side.line()?.context("the worker ended before it was ready")?;
         Ok(side)
     }
 
-    /// The reference in Python: `$PYTHON`, else `python3`.
-    pub fn python(folder: &Path, mode: &str) -> Result<Self, Failure> {
+    /// The reference in Python, a script beside this file: by `$PYTHON`, else `python3`.
+    pub fn python(script: &str, folder: &Path, mode: &str) -> Result<Self, Failure> {
         let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/reference.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench").join(script);
         let mut command = Command::new(&python);
         command.arg("-B").arg(script).arg(folder).arg(mode);
         let absent = |why: &str| {
             Failure::Absent(format!(
-                "{} {why}; `pip install torch==2.11.0 diffusers transformers safetensors`, or set PYTHON to one that has them",
+                "{} {why}; `pip install torch==2.11.0 diffusers transformers safetensors peft`, or set PYTHON to one that has them",
                 python.display()
             ))
         };

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::pairs::Sample;
+use crate::pairs::{Failure, Sample};
 
 /// All numbers of a run of the benchmark; each is printed as soon as it is there.
 pub struct Report {
@@ -62,6 +62,16 @@ impl Report {
             println!("{row}");
         }
         self.rows.extend(rows);
+    }
+
+    /// The rows, or that they were left out for lack of what they need.
+    pub fn add_or_note(&mut self, part: &str, rows: Result<Vec<Row>, Failure>) -> anyhow::Result<()> {
+        match rows {
+            Ok(rows) => self.add(rows),
+            Err(Failure::Absent(message)) => self.note(format!("{part} was skipped: {message}")),
+            Err(Failure::Other(error)) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Says what was left out, and why.

@@ -8,6 +8,7 @@ mod edge;
 mod pairs;
 mod problem;
 mod report;
+mod transformer;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ enum Part {
     Edge,
     /// Reads of the device, uploads and tensor allocations in an update
     Counts,
+    /// One pass of a transformer of SD3.5's width, against diffusers
+    Transformer,
 }
 
 /// Measures the speed of an update.
@@ -58,6 +61,9 @@ struct Arguments {
     /// Be one side: read commands, run updates of the problem in this folder
     #[arg(long, hide = true)]
     worker: Option<PathBuf>,
+    /// With `--worker`: passes of the transformer in its place
+    #[arg(long, hide = true)]
+    pass: Option<String>,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,7 +72,10 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(folder) = &arguments.worker {
-        return worker::serve(folder);
+        return match &arguments.pass {
+            Some(mode) => transformer::serve(folder, mode),
+            None => worker::serve(folder),
+        };
     }
     ensure!(arguments.pairs > 0, "--pairs: expected 1 or more");
     let mut report = Report::new(arguments.threads);
@@ -78,6 +87,11 @@ fn main() -> Result<()> {
                 measure(&arguments, size, tuning, &mut report)?;
             }
         }
+    }
+    // Its sizes are its own.
+    let of_any_size = arguments.size.is_none() && arguments.tuning.is_none();
+    if arguments.only.contains(&Part::Transformer) || (arguments.only.is_empty() && of_any_size) {
+        report.add_or_note("transformer", transformer::measure(arguments.pairs, arguments.threads))?;
     }
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.to_json())?;
@@ -93,15 +107,11 @@ fn measure(arguments: &Arguments, size: Size, tuning: Tuning, report: &mut Repor
     let name = problem.name();
     for (part, mode) in [(Part::OneLoop, "one-loop"), (Part::TwoLoops, "two-loops")] {
         if wanted(part) {
-            match against(folder.path(), mode, arguments.pairs, &name) {
-                Ok(rows) => report.add(rows),
-                Err(pairs::Failure::Absent(message)) => report.note(format!("{mode} was skipped: {message}")),
-                Err(pairs::Failure::Other(error)) => return Err(error),
-            }
+            report.add_or_note(mode, against(folder.path(), mode, arguments.pairs, &name))?;
         }
     }
     if wanted(Part::Phases) {
-        let mut ours = Side::ours(folder.path())?;
+        let mut ours = Side::ours(folder.path(), None)?;
         let samples = (0..arguments.pairs.max(3) + 2).map(|_| ours.update()).collect::<Result<Vec<_>, _>>()?;
         report.add(report::phases(&name, &samples[2..]));
     }
@@ -116,8 +126,8 @@ fn measure(arguments: &Arguments, size: Size, tuning: Tuning, report: &mut Repor
 
 /// Our update against the reference's, and the samples that pass through each network on either side.
 fn against(folder: &Path, mode: &str, pairs: usize, name: &str) -> Result<Vec<Row>, pairs::Failure> {
-    let mut theirs = Side::python(folder, mode)?;
-    let mut ours = Side::ours(folder)?;
+    let mut theirs = Side::python("reference.py", folder, mode)?;
+    let mut ours = Side::ours(folder, None)?;
     let samples = pairs::interleave(&mut ours, &mut theirs, pairs)?;
     let mut rows = vec![report::ratio(name, &format!("against {mode}"), &samples)];
     rows.extend(report::passes(name, mode, &samples));

@@ -92,22 +92,25 @@ impl ModelFiles {
     /// # Errors
     /// A configuration that cannot be read or does not fit, or a file that is no SD3 checkpoint.
     pub fn read_config(&self) -> Result<MmditConfig> {
+        let path = match &self.transformer {
+            TransformerFiles::Folder(folder) => return MmditConfig::read(&folder.join("config.json")),
+            TransformerFiles::File(path) => path,
+        };
         let beside = self.pipeline.as_ref().map(|pipeline| pipeline.join("transformer/config.json"));
-        match (&self.transformer, beside) {
-            (TransformerFiles::Folder(folder), _) => MmditConfig::read(&folder.join("config.json")),
-            // The width of a head is nowhere in a file without qk-normalisation.
-            (TransformerFiles::File(_), Some(config)) if config.is_file() => MmditConfig::read(&config),
-            (TransformerFiles::File(path), _) => {
-                let file = Stored::open(path)?;
-                if single_file::is_original(&file) {
-                    return single_file::config_of(&file);
-                }
-                let path = path.display();
-                Err(Error::config(format!(
-                    "{path}: not the names of an original SD3 checkpoint; a file with diffusers' names needs their \
-                     config.json: name its folder"
-                )))
-            }
+        let beside = beside.filter(|path| path.is_file()).map(|path| MmditConfig::read(&path)).transpose()?;
+        let file = Stored::open(path)?;
+        if single_file::is_original(&file) {
+            return single_file::config_of(&file, beside.as_ref());
+        }
+        let folder = path.parent().unwrap_or(path).join("config.json");
+        match (folder.is_file(), beside) {
+            (true, _) => MmditConfig::read(&folder),
+            (false, Some(config)) => Ok(config),
+            (false, None) => Err(Error::config(format!(
+                "{}: not the names of an original SD3 checkpoint; a file with diffusers' names needs their config.json \
+                 beside it",
+                path.display()
+            ))),
         }
     }
 

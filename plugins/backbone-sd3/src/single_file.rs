@@ -27,11 +27,12 @@ fn prefix(file: &Stored) -> &'static str {
     if file.names().any(|name| name.starts_with(PREFIX)) { PREFIX } else { "" }
 }
 
-/// The architecture, read off names and shapes.
+/// The architecture, read off names and shapes. `beside`, the configuration of a pipeline of the same width, says what
+/// they do not tell: the width of a head without qk-normalisation, and the side that the model was trained on.
 ///
 /// # Errors
 /// A tensor that every SD3 has is missing or has another rank; sizes that do not fit each other.
-pub fn config_of(file: &Stored) -> Result<MmditConfig> {
+pub fn config_of(file: &Stored, beside: Option<&MmditConfig>) -> Result<MmditConfig> {
     let prefix = prefix(file);
     let shape = |name: &str, rank: usize| -> Result<&[i64]> {
         let name = format!("{prefix}{name}");
@@ -59,16 +60,18 @@ pub fn config_of(file: &Stored) -> Result<MmditConfig> {
         }
     }
     let query_norm = file.shape(&format!("{prefix}joint_blocks.0.x_block.attn.ln_q.weight"));
-    let head_dim = query_norm.and_then(|shape| shape.first()).copied().unwrap_or(HEAD_DIM);
+    let beside = beside.filter(|config| config.dim() == dim);
+    let head_dim = query_norm.and_then(|shape| shape.first()).copied();
+    let head_dim = head_dim.or(beside.map(|config| config.attention_head_dim)).unwrap_or(HEAD_DIM);
     if head_dim < 1 || dim % head_dim != 0 {
         return Err(Error::invalid(format!(
-            "{}: a width of {dim} is no multiple of the head's width, taken to be {head_dim}; put the transformer's \
+            "{}: a width of {dim} is no multiple of the head's width, taken to be {head_dim}; put the \
              config.json of diffusers into `transformer/` beside the file",
             file.source()
         )));
     }
     let config = MmditConfig {
-        sample_size: SAMPLE_SIZE,
+        sample_size: beside.map_or(SAMPLE_SIZE, |config| config.sample_size),
         patch_size,
         in_channels,
         num_layers: blocks.len(),

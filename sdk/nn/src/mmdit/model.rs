@@ -1,6 +1,6 @@
 //! The whole network.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use advdmd_sdk::{Error, Prediction, Request, Result};
 use tch::{Kind, Tensor};
@@ -33,8 +33,8 @@ pub struct Mmdit {
     patch_embed: PatchEmbed,
     time_text_embed: TimestepTextEmbedding,
     context_embedder: Linear,
-    /// Shared with the graphs of backward passes to come.
-    blocks: Vec<Arc<Block>>,
+    /// Shared with the graphs of backward passes to come, which run on another thread where the device has its own.
+    blocks: Vec<Arc<Mutex<Block>>>,
     checkpointing: bool,
     output_modulation: Linear,
     output: Linear,
@@ -79,8 +79,7 @@ impl Mmdit {
             PatchEmbed::new(config.in_channels, config.patch_size, dim, config.pos_embed_max_size, &p.pp("pos_embed"))?;
         let time_text_embed = TimestepTextEmbedding::new(dim, config.pooled_projection_dim, &p.pp("time_text_embed"))?;
         let context_embedder = p.pp("context_embedder").linear(config.joint_attention_dim, dim)?;
-        #[expect(clippy::arc_with_non_send_sync, reason = "a backward pass counts its handle on a device's thread")]
-        let block = |i| Ok(Arc::new(Block::new(config, i, &p.pp(format_args!("{BLOCKS}.{i}")))?));
+        let block = |i| Ok(Arc::new(Mutex::new(Block::new(config, i, &p.pp(format_args!("{BLOCKS}.{i}")))?)));
         let blocks = (0..config.num_layers).map(block).collect::<Result<_>>()?;
         let patch_values = config.patch_size * config.patch_size * config.out_channels();
         Ok(Self {
@@ -153,7 +152,7 @@ impl Mmdit {
             let (next_image, next_text) = if self.checkpointing {
                 self.checkpointed(index, block, [&image, &text, &conditioning], index + 1 < depth)?
             } else {
-                block.forward(&image, &text, &conditioning, index + 1 < depth)?
+                hold(block).forward(&image, &text, &conditioning, index + 1 < depth)?
             };
             image = next_image;
             if let Some(next) = next_text {
@@ -171,7 +170,7 @@ impl Mmdit {
     fn checkpointed(
         &self,
         index: usize,
-        block: &Arc<Block>,
+        block: &Arc<Mutex<Block>>,
         inputs: [&Tensor; 3],
         want_text: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -184,7 +183,7 @@ impl Mmdit {
         let block = Arc::clone(block);
         let outputs = if want_text { 2 } else { 1 };
         let mut outputs = checkpoint(&inputs, &trained, outputs, move |inputs| {
-            let (image, text) = block.forward(&inputs[0], &inputs[1], &inputs[2], want_text)?;
+            let (image, text) = hold(&block).forward(&inputs[0], &inputs[1], &inputs[2], want_text)?;
             Ok([Some(image), text].into_iter().flatten().collect())
         })?
         .into_iter();
@@ -233,6 +232,11 @@ impl Mmdit {
             None => Ok(grid),
         }
     }
+}
+
+/// The block; one that a panic went through holds the same weights as before.
+fn hold(block: &Mutex<Block>) -> MutexGuard<'_, Block> {
+    block.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tokens `[B, h w, C]` as a map `[B, C, h, w]`, float32; a view where the tokens are float32.
