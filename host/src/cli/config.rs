@@ -65,7 +65,10 @@ pub fn run(command: Command) -> Result<()> {
 fn explain(key: &str, file: Option<&Path>, sets: &[String]) -> Result<()> {
     let trees = match file {
         Some(file) => vec![config::merged::<RunConfig>(file, sets)?],
-        None => RECIPES.iter().map(|recipe| Node::parse(&recipe.source())).collect::<Result<_>>()?,
+        None => {
+            let schema = config::json_schema::<RunConfig>();
+            RECIPES.iter().map(|recipe| recipe.tree(SchemaView::new(&schema))).collect::<Result<_>>()?
+        }
     };
     let registry = Registry::discover(&file.map(|_| plugin_paths(&trees[0])).unwrap_or_default())?;
     let schema = registry.config_schema::<RunConfig>();
@@ -167,7 +170,7 @@ fn diff(a: &Path, b: &Path) -> Result<()> {
 fn tree_of(name: &Path) -> Result<Node> {
     let recipe = name.to_str().and_then(Recipe::named).filter(|_| !name.exists());
     match recipe {
-        Some(recipe) => Node::parse(&recipe.source()),
+        Some(recipe) => recipe.tree(SchemaView::new(&config::json_schema::<RunConfig>())),
         None => config::merged::<RunConfig>(name, &[]),
     }
 }

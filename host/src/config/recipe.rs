@@ -1,8 +1,10 @@
 //! The presets that a configuration starts from with `recipe = "name"`.
 
-use std::sync::Arc;
-
+use super::merge::merge;
 use super::source::{Source, SourceKind};
+use super::tree::Node;
+use super::view::SchemaView;
+use crate::Result;
 
 /// A preset embedded in the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,9 @@ pub const RECIPES: &[Recipe] = &[
     Recipe { name: "advdmd", text: include_str!("../../recipes/advdmd.toml") },
     Recipe { name: "dmd2", text: include_str!("../../recipes/dmd2.toml") },
     Recipe { name: "flow-grpo", text: include_str!("../../recipes/flow-grpo.toml") },
+    Recipe { name: "sd3-medium-4step", text: include_str!("../../recipes/sd3-medium-4step.toml") },
+    Recipe { name: "sd35-medium-2step", text: include_str!("../../recipes/sd35-medium-2step.toml") },
+    Recipe { name: "sd35-medium-4step", text: include_str!("../../recipes/sd35-medium-4step.toml") },
 ];
 
 impl Recipe {
@@ -34,16 +39,23 @@ impl Recipe {
         lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The preset as a text of a configuration.
-    #[must_use]
-    pub fn source(&self) -> Arc<Source> {
-        Source::new(SourceKind::Recipe(self.name.to_owned()), self.text)
+    /// The preset as a tree, on top of the preset that it starts from, if it names one.
+    ///
+    /// # Errors
+    /// A text that is no TOML; none of those embedded, as a test shows.
+    pub fn tree(&self, schema: SchemaView<'_>) -> Result<Node> {
+        let own = Node::parse(&Source::new(SourceKind::Recipe(self.name.to_owned()), self.text))?;
+        let Some(base) = own.string("recipe").and_then(Self::named).filter(|base| base != self) else { return Ok(own) };
+        let mut tree = base.tree(schema)?;
+        merge(&mut tree, own, Some(schema));
+        Ok(tree)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::load_run;
+    use super::super::tree::KeyPath;
+    use super::super::{RunConfig, json_schema, load_run};
     use super::*;
 
     #[test]
@@ -65,6 +77,16 @@ mod tests {
             assert_eq!(resolved.config.recipe.as_deref(), Some(recipe.name));
             assert!(recipe.summary().ends_with('.'), "{}", recipe.name);
         }
+    }
+
+    #[test]
+    fn a_recipe_builds_on_another() {
+        let schema = json_schema::<RunConfig>();
+        let tree = Recipe::named("sd35-medium-2step").unwrap().tree(SchemaView::new(&schema)).unwrap();
+        let number = |key: &str| tree.get(&KeyPath::of(key)).map(|node| node.to_json().to_string());
+        assert_eq!(number("sampler.steps").as_deref(), Some("2"));
+        assert_eq!(number("critic.learner_optimizer.lr").as_deref(), Some("0.0001"));
+        assert_eq!(tree.string("recipe"), Some("advdmd"));
     }
 
     #[test]

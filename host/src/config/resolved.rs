@@ -76,7 +76,7 @@ fn layered<T: Settings>(path: &Path, text: String, sets: &[String]) -> Result<No
         apply_set(&mut named, option, view)?;
     }
     let mut tree = match recipe(&named)? {
-        Some(recipe) if T::RECIPES => Node::parse(&recipe.source())?,
+        Some(recipe) if T::RECIPES => recipe.tree(view)?,
         _ => Node::empty(&source),
     };
     merge(&mut tree, file, Some(view));
