@@ -1,7 +1,7 @@
 //! Writing files and folders so that a reader finds the old one or the new one, never a half.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -152,10 +152,30 @@ impl FileDigest {
     /// # Errors
     /// Names the file.
     pub fn of(path: &Path) -> Result<Self> {
-        let read = || {
+        Self::watched(path, |_| {})
+    }
+
+    /// The same; `watch` is told how many bytes were read since the last time.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn watched(path: &Path, mut watch: impl FnMut(u64)) -> Result<Self> {
+        let mut read = || {
             let mut file = File::open(path)?;
             let mut hasher = Sha256::new();
-            let bytes = io::copy(&mut file, &mut hasher)?;
+            let mut buffer = vec![0; 1 << 20];
+            let mut bytes = 0;
+            loop {
+                let count = match file.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+                hasher.update(&buffer[..count]);
+                bytes += count as u64;
+                watch(count as u64);
+            }
             Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
         };
         read().map_err(Error::file("read", path))

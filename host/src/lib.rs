@@ -3,10 +3,12 @@
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod digests;
 pub mod digits;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod hub;
 pub mod interrupt;
 pub mod jsonl;
 pub mod metrics;

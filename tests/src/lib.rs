@@ -110,15 +110,23 @@ impl Installation {
         std::fs::write(self.folder().join(name), content).expect("the file is written");
     }
 
-    /// The program with these arguments, in an environment that says nothing to it.
+    /// The program with these arguments, in an environment that says nothing to it but where its caches are: in the
+    /// folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         command.args(args).current_dir(self.folder()).env("OMP_NUM_THREADS", "1");
-        for name in
-            ["ADVDMD_PLUGIN_PATH", "ADVDMD_TORCH_LIB", "LD_LIBRARY_PATH", "LD_PRELOAD", "RUST_BACKTRACE", "RUST_LOG"]
-        {
+        for name in [
+            "ADVDMD_PLUGIN_PATH",
+            "ADVDMD_TORCH_LIB",
+            "HF_HUB_OFFLINE",
+            "LD_LIBRARY_PATH",
+            "LD_PRELOAD",
+            "RUST_BACKTRACE",
+            "RUST_LOG",
+        ] {
             command.env_remove(name);
         }
+        command.env("ADVDMD_CACHE", self.folder().join("cache")).env("HF_HUB_CACHE", self.folder().join("hub"));
         command
     }
 

@@ -70,6 +70,18 @@ fn keys_and_values() {
 }
 
 #[test]
+fn models_that_are_not_there() {
+    let advdmd = complete();
+    let sample = ["sample", "--backbone", "digits", "--prompt", "a 7", "--out", "images", "--model"];
+    assert_says("model-of-the-command-line", &advdmd, &[&sample[..], &["org/model@v1"]].concat());
+    let refs = advdmd.folder().join("hub/models--org--model/refs");
+    std::fs::create_dir_all(&refs).unwrap();
+    std::fs::write(refs.join("main"), "0123456789abcdef0123456789abcdef01234567").unwrap();
+    assert_says("model-without-snapshot", &advdmd, &[&sample[..], &["org/model"]].concat());
+    assert_train_says("missing-model-path", &advdmd, ("type = \"digits\"", "type = \"digits\"\nmodel = \"./models\""));
+}
+
+#[test]
 fn a_gradient_that_is_not_finite() {
     let advdmd = complete();
     for (name, objective) in [("not-finite-dmd", "dmd"), ("not-finite-gan", "gan")] {

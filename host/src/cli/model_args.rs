@@ -7,7 +7,7 @@ use advdmd::model::Model;
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
 use advdmd::{Error, Result, device};
-use advdmd_sdk::{Backbone, BackboneInit};
+use advdmd_sdk::{Backbone, BackboneInit, Kind};
 use clap::Args;
 use serde_json::{Map, Value};
 use tch::Device;
@@ -20,17 +20,18 @@ pub struct BackboneArgs {
     /// A backbone, such as `digits` or `sd3`
     #[arg(long, value_name = "TYPE")]
     pub backbone: Option<String>,
-    /// The backbone's model [default: the backbone's own, if it has one]
+    /// The backbone's model: a folder, or a repository `org/name` in the Hugging Face cache [default: the backbone's
+    /// own, if it has one]
     #[arg(long, value_name = "DIR", requires = "backbone")]
-    model: Option<PathBuf>,
+    model: Option<String>,
     /// A key of the backbone, such as `height=512`; may be repeated
     #[arg(long = "backbone-set", value_name = "KEY=VALUE", requires = "backbone")]
     backbone_sets: Vec<String>,
 }
 
 impl BackboneArgs {
-    /// The component that the options name.
-    pub fn component(&self) -> Result<Component> {
+    /// The component that the options name, its paths and models found.
+    pub fn component(&self, registry: &Registry) -> Result<Component> {
         let Some(backbone) = &self.backbone else {
             return Err(Error::usage(
                 "no backbone is named",
@@ -39,11 +40,9 @@ impl BackboneArgs {
         };
         let mut component = component(backbone, "--backbone-set", &self.backbone_sets)?;
         if let Some(model) = &self.model {
-            if !model.exists() {
-                return Err(Error::usage(format!("--model: {} does not exist", model.display()), None));
-            }
-            component.options.insert("model".to_owned(), model.to_string_lossy().into_owned().into());
+            component.options.insert("model".to_owned(), model.as_str().into());
         }
+        registry.resolve_component(Kind::Backbone, &mut component)?;
         Ok(component)
     }
 
@@ -51,7 +50,7 @@ impl BackboneArgs {
     pub fn load(&self, registry: &Registry, compute: &Compute) -> Result<(Box<dyn Backbone>, Device)> {
         let device = device::select(compute)?;
         let init = BackboneInit { device: device::sdk(device), dtype: compute.dtype, seed: 0 };
-        Ok((registry.backbone(&self.component()?, &init)?, device))
+        Ok((registry.backbone(&self.component(registry)?, &init)?, device))
     }
 }
 
@@ -100,7 +99,7 @@ impl ModelArgs {
         let registry = Registry::discover(&[])?;
         let mut model = match &self.run {
             Some(run) => Model::from_run(run, &self.compute.sets())?,
-            None => Model::from_backbone(&registry, &self.compute.compute()?, &self.backbone.component()?)?,
+            None => Model::from_backbone(&registry, &self.compute.compute()?, &self.backbone.component(&registry)?)?,
         };
         if let Some(sampler) = &self.sampler {
             model.with_sampler(&registry, &component(sampler, "--sampler-set", &self.sampler_sets)?)?;

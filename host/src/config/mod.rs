@@ -19,7 +19,7 @@ mod view;
 pub(crate) use check::Check;
 pub use pretrain::{LogitNormal, PretrainConfig};
 pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged, parse_run};
-pub(crate) use resolved::{make_absolute, missing_file, refuse};
+pub(crate) use resolved::{make_absolute, missing_file, refuse, resolve_model};
 pub use rules::Problem;
 pub use schema::{
     Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, Objectives, OnSaveError, Optimizer,
@@ -28,4 +28,4 @@ pub use schema::{
 pub use settings::Settings;
 pub use suggest::nearest;
 pub use tree::KeyPath;
-pub use view::SchemaView;
+pub use view::{PathFormat, SchemaView};

@@ -8,12 +8,13 @@ use super::check::Check;
 use super::merge::{apply_set, merge};
 use super::recipe::{RECIPES, Recipe};
 use super::settings::Settings;
-use super::source::{Source, SourceKind};
+use super::source::{Origin, Source, SourceKind};
 use super::suggest::nearest;
 use super::tree::{KeyPath, Node, Value};
 use super::view::{SchemaView, coerce_integers};
 use super::{PretrainConfig, RunConfig};
 use crate::error::{Error, Fault, Result};
+use crate::hub::{Hub, Missing};
 
 /// A configuration that was read, merged and checked.
 #[derive(Debug, Clone)]
@@ -172,12 +173,16 @@ fn host_paths(tree: &Node) -> Vec<KeyPath> {
 pub(crate) fn missing_file(tree: &Node, path: &KeyPath) -> Option<Fault> {
     let node = tree.get(path)?;
     let Value::Scalar(Json::String(file)) = &node.value else { return None };
-    let hint = match node.at.source.kind {
+    let hint = relative_to(&node.at).to_owned();
+    let message = format!("`{path}`: {file} does not exist");
+    (!Path::new(file).exists()).then(|| Fault { message, place: Some(node.at.place()), hint: Some(hint) })
+}
+
+fn relative_to(at: &Origin) -> &'static str {
+    match at.source.kind {
         SourceKind::Set => "it is relative to the working directory",
         _ => "it is relative to the configuration file",
-    };
-    let message = format!("`{path}`: {file} does not exist");
-    (!Path::new(file).exists()).then(|| Fault { message, place: Some(node.at.place()), hint: Some(hint.to_owned()) })
+    }
 }
 
 /// Many missing keys without a recipe are one fault: the missing recipe.
@@ -201,12 +206,30 @@ pub(crate) fn make_absolute(tree: &mut Node, path: &KeyPath) -> Result<()> {
     let Some(Node { value: Value::Scalar(Json::String(text)), at, .. }) = tree.get_mut(path) else { return Ok(()) };
     let joined: PathBuf = at.source.base().join(&*text);
     let absolute = std::path::absolute(&joined).map_err(Error::file("find", &joined))?;
-    let Some(utf8) = absolute.to_str() else {
-        let message = format!("`{path}`: {} is not UTF-8", absolute.display());
-        return Err(Error::Config(vec![Fault { message, place: Some(at.place()), hint: None }]));
-    };
-    utf8.clone_into(text);
+    *text = utf8(&absolute, path, at)?;
     Ok(())
+}
+
+/// Turns the name of a model at `path` into the absolute path of its folder or file.
+pub(crate) fn resolve_model(tree: &mut Node, path: &KeyPath, hub: &Hub) -> Result<()> {
+    let Some(Node { value: Value::Scalar(Json::String(text)), at, .. }) = tree.get_mut(path) else { return Ok(()) };
+    let found = hub.find(text, at.source.base()).map_err(|Missing { message, hint }| {
+        let hint = hint.unwrap_or_else(|| relative_to(at).to_owned());
+        Error::Config(vec![Fault {
+            message: format!("`{path}`: {message}"),
+            place: Some(at.place()),
+            hint: Some(hint),
+        }])
+    })?;
+    *text = utf8(&found, path, at)?;
+    Ok(())
+}
+
+fn utf8(file: &Path, path: &KeyPath, at: &Origin) -> Result<String> {
+    file.to_str().map(str::to_owned).ok_or_else(|| {
+        let message = format!("`{path}`: {} is not UTF-8", file.display());
+        Error::Config(vec![Fault { message, place: Some(at.place()), hint: None }])
+    })
 }
 
 fn typed<T: Settings>(tree: &Node) -> Result<T> {

@@ -14,6 +14,15 @@ pub struct SchemaView<'a> {
     node: &'a Json,
 }
 
+/// What a string that names something on disk may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathFormat {
+    /// A path, relative to the configuration file: `"format": "path"`.
+    Path,
+    /// The same, or a repository of the Hugging Face hub: `"format": "model"`.
+    Model,
+}
+
 impl<'a> SchemaView<'a> {
     /// The schema as a whole.
     pub fn new(root: &'a Json) -> Self {
@@ -105,9 +114,13 @@ impl<'a> SchemaView<'a> {
         self.node.get("default").filter(|value| !value.is_null())
     }
 
-    /// Whether the schema says that the string is a path, which is relative to the configuration file.
-    pub fn is_path(self) -> bool {
-        self.variants(None).iter().any(|variant| variant.node.get("format").is_some_and(|format| format == "path"))
+    /// What the schema says that the string names on disk, if anything.
+    pub fn path_format(self) -> Option<PathFormat> {
+        self.variants(None).iter().find_map(|variant| match variant.node.get("format")?.as_str()? {
+            "path" => Some(PathFormat::Path),
+            "model" => Some(PathFormat::Model),
+            _ => None,
+        })
     }
 
     /// Whether every number that fits is an integer.
@@ -145,8 +158,11 @@ impl<'a> SchemaView<'a> {
                 }
             }
             "object" => "table".to_owned(),
-            _ if self.is_path() => "path".to_owned(),
-            other => other.to_owned(),
+            other => match self.path_format() {
+                Some(PathFormat::Path) => "path".to_owned(),
+                Some(PathFormat::Model) => "path or hub id".to_owned(),
+                None => other.to_owned(),
+            },
         }
     }
 

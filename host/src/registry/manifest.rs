@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::{Provider, Registry};
 use crate::config::tree::Node;
 use crate::config::{KeyPath, Resolved, Settings};
+use crate::digests::digests;
 use crate::error::{Error, Result};
 use crate::files::FileDigest;
 
@@ -71,7 +72,8 @@ pub struct UsedFile {
 }
 
 impl Registry {
-    /// What a run of this configuration is made with. Reads every file that the configuration names.
+    /// What a run of this configuration is made with. Reads every file that the configuration
+    /// names, but large ones that have not changed since they were last read.
     ///
     /// # Errors
     /// A component that no plugin provides, or a file that cannot be read.
@@ -99,19 +101,20 @@ impl Registry {
     }
 
     fn used_files<T: Settings>(&self, resolved: &Resolved<T>) -> Result<Vec<UsedFile>> {
-        let mut used = Vec::new();
+        let (mut keys, mut files) = (Vec::new(), Vec::new());
         // What the host itself reads, beside the components' files.
         let data = KeyPath::of("data.prompts");
-        for key in self.paths(resolved)?.into_iter().chain([data]) {
+        for key in self.paths(resolved)?.into_iter().map(|(key, _)| key).chain([data]) {
             let Some(Json::String(path)) = resolved.tree().get(&key).map(Node::to_json) else { continue };
             let mut found = Vec::new();
             collect(Path::new(&path), &mut found)?;
             found.sort();
-            for path in found {
-                used.push(UsedFile { key: key.to_string(), digest: FileDigest::of(&path)?, path });
-            }
+            keys.extend(found.iter().map(|_| key.to_string()));
+            files.extend(found);
         }
-        Ok(used)
+        let digests = digests(&files)?;
+        let used = keys.into_iter().zip(files).zip(digests);
+        Ok(used.map(|((key, path), digest)| UsedFile { key, path, digest }).collect())
     }
 }
 

@@ -4,6 +4,7 @@
 //! `plugins` beside the program. What is linked into the program itself is always there.
 
 mod manifest;
+mod paths;
 mod provider;
 mod schema;
 mod search;

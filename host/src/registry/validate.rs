@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::{Entry, Registry};
-use crate::config::{Check, KeyPath, Resolved, SchemaView, Settings, json_schema, make_absolute, missing_file, refuse};
+use crate::config::{Check, KeyPath, Resolved, SchemaView, Settings, json_schema, refuse};
 use crate::error::{Error, Fault, Result};
 
 impl Registry {
@@ -23,44 +23,6 @@ impl Registry {
         }
         refuse(faults)
     }
-
-    /// Makes the paths in the plugins' tables absolute: those strings whose schema says `"format": "path"` are
-    /// relative to the configuration file, or for a `--set` to the working directory.
-    ///
-    /// # Errors
-    /// As [`Registry::validate`], which it does first; a path that leads nowhere.
-    pub fn resolve<T: Settings>(&self, resolved: &mut Resolved<T>) -> Result<()> {
-        self.validate(resolved)?;
-        let paths = self.paths(resolved)?;
-        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path)))?;
-        refuse(paths.iter().filter_map(|path| missing_file(resolved.tree(), path)).collect())
-    }
-
-    /// Where the plugins' tables hold paths.
-    ///
-    /// # Errors
-    /// A component that no plugin provides.
-    pub(super) fn paths<T: Settings>(&self, resolved: &Resolved<T>) -> Result<Vec<KeyPath>> {
-        let mut paths = Vec::new();
-        for (path, kind, component) in resolved.config.components() {
-            let schema = SchemaView::new(self.schema(kind, &component.r#type)?);
-            let Some(table) = resolved.tree().get(&path) else { continue };
-            for (inner, _) in table.leaves() {
-                paths.extend(path_strings(schema, table, &inner).into_iter().map(|inner| path.join(&inner)));
-            }
-        }
-        Ok(paths)
-    }
-}
-
-/// The path strings at a leaf: itself, or the elements of an array of paths.
-fn path_strings(schema: SchemaView<'_>, table: &crate::config::tree::Node, leaf: &KeyPath) -> Vec<KeyPath> {
-    let is_path = |path: &KeyPath| schema.at(table, path).is_some_and(SchemaView::is_path);
-    let count = table.get(leaf).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
-    let elements = (0..count).map(|index| leaf.child(index));
-    // The mark may stand at the array or at its elements.
-    let all = is_path(leaf);
-    std::iter::once(leaf.clone()).chain(elements).filter(|path| all || is_path(path)).collect()
 }
 
 fn table_faults<T: Settings>(
@@ -94,10 +56,10 @@ fn closed(schema: &Json) -> Json {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
 
-    use advdmd_sdk::{Kind, Sampler, SamplerConfig, Transition};
+    use advdmd_sdk::{Sampler, SamplerConfig, Transition};
     use schemars::JsonSchema;
     use serde::Deserialize;
 
@@ -117,6 +79,9 @@ mod tests {
         #[schemars(extend("format" = "path"))]
         #[serde(default)]
         more: Vec<PathBuf>,
+        /// A model.
+        #[schemars(extend("format" = "model"))]
+        model: Option<PathBuf>,
     }
 
     impl SamplerConfig for Linked {
@@ -140,7 +105,7 @@ mod tests {
 
     advdmd_sdk::register_sampler!("linked-in-tests", Linked);
 
-    const FILE: &str = "recipe = \"advdmd\"\n[backbone]\ntype = \"nowhere\"\n[data]\ntype = \"digits\"\n\
+    pub(crate) const FILE: &str = "recipe = \"advdmd\"\n[backbone]\ntype = \"nowhere\"\n[data]\ntype = \"digits\"\n\
                         task_weights = [1, 1, 1, 1, 1, 1]\n[sampler]\ntype = \"linked-in-tests\"\n";
 
     fn faults(extra: &str) -> Vec<String> {
@@ -174,28 +139,6 @@ mod tests {
             wrong[0].starts_with("/run.toml:9:7: `sampler.eta`: expected a number, found the string \"much\""),
             "{wrong:?}"
         );
-    }
-
-    #[test]
-    fn paths_are_relative_to_their_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.toml");
-        std::fs::write(&path, format!("{FILE}eta = 0.5\ntable = \"t.bin\"\nmore = [\"a\", \"/b\"]\n")).unwrap();
-        let mut resolved = load_run(&path, &[]).unwrap();
-        let registry = Registry::linked().unwrap();
-        let entry = registry.entry(Kind::Sampler, "linked-in-tests").unwrap();
-        let table = resolved.tree().get(&KeyPath::of("sampler")).unwrap();
-        let schema = SchemaView::new(&entry.schema);
-        let mut paths = Vec::new();
-        for (leaf, _) in table.leaves() {
-            paths.extend(path_strings(schema, table, &leaf).into_iter().map(|path| KeyPath::of("sampler").join(&path)));
-        }
-        resolved.update(|tree| paths.iter().try_for_each(|path| make_absolute(tree, path))).unwrap();
-        let options = &resolved.config.sampler.component.options;
-        let beside = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        assert_eq!(options["table"], beside("t.bin"));
-        assert_eq!(options["more"], serde_json::json!([beside("a"), "/b"]));
-        assert!(resolved.toml.contains(&beside("t.bin")));
     }
 
     #[test]

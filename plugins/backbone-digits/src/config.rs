@@ -18,7 +18,7 @@ pub struct DigitsConfig {
     /// Folder of a trained model: `config.json` (diffusers' `SD3Transformer2DModel`),
     /// `diffusion_pytorch_model.safetensors` and, where it differs from the default, `text_encoder.json`.
     #[serde(default)]
-    #[schemars(extend("format" = "path"))]
+    #[schemars(extend("format" = "model"))]
     pub model: Option<PathBuf>,
     /// Weights to start training from scratch with, instead of a trained model's.
     #[serde(default)]
