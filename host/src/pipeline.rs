@@ -35,10 +35,10 @@ impl Pipeline<'_> {
     /// # Errors
     /// libtorch's, for lack of memory.
     pub fn noise(&self, first: usize, count: usize) -> Result<Tensor> {
-        self.draw(first, count, 0)
+        self.draw(first, count, 0, &self.backbone.spec().latent_shape)
     }
 
-    /// Latents of `prompts` from `noise`; the prompts are samples `first..` of the seed.
+    /// Latents of `prompts` from `noise` `[B, C, h, w]`; the prompts are samples `first..` of the seed.
     ///
     /// # Errors
     /// A prompt that the backbone refuses.
@@ -47,7 +47,8 @@ impl Pipeline<'_> {
         let ids: Vec<usize> = (0..prompts.len()).collect();
         let null = table.null(prompts.len());
         let guidance = Guidance { scale: self.guidance_scale, null: &null };
-        let step_noise = |step: usize| self.draw(first, prompts.len(), step as u64 + 1);
+        let shape = noise.size()[1..].to_vec();
+        let step_noise = |step: usize| self.draw(first, prompts.len(), step as u64 + 1, &shape);
         generate(self.denoiser, self.trajectory, noise, &table.rows(&ids), Some(&guidance), step_noise)
     }
 
@@ -60,8 +61,8 @@ impl Pipeline<'_> {
         Ok(tch::no_grad(|| self.backbone.decode_latents(&latents))?)
     }
 
-    fn draw(&self, first: usize, count: usize, key: u64) -> Result<Tensor> {
+    fn draw(&self, first: usize, count: usize, key: u64, shape: &[i64]) -> Result<Tensor> {
         let keys = (first..first + count).map(|sample| [sample as u64, key, 0]);
-        self.random.normal(Stream::Eval, keys, &self.backbone.spec().latent_shape, self.device)
+        self.random.normal(Stream::Eval, keys, shape, self.device)
     }
 }

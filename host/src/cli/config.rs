@@ -63,12 +63,11 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn explain(key: &str, file: Option<&Path>, sets: &[String]) -> Result<()> {
-    let trees = match file {
-        Some(file) => vec![config::merged::<RunConfig>(file, sets)?],
-        None => {
-            let schema = config::json_schema::<RunConfig>();
-            RECIPES.iter().map(|recipe| recipe.tree(SchemaView::new(&schema))).collect::<Result<_>>()?
-        }
+    let trees = if let Some(file) = file {
+        vec![config::merged::<RunConfig>(file, sets)?]
+    } else {
+        let schema = config::json_schema::<RunConfig>();
+        RECIPES.iter().map(|recipe| recipe.tree(SchemaView::new(&schema))).collect::<Result<_>>()?
     };
     let registry = Registry::discover(&file.map(|_| plugin_paths(&trees[0])).unwrap_or_default())?;
     let schema = registry.config_schema::<RunConfig>();

@@ -43,8 +43,8 @@ pub fn run(args: &Sample) -> Result<()> {
     let prompts = prompts(args)?;
     let (model, trajectory) = args.model.load()?;
     let pipeline = model.pipeline(&trajectory, args.model.guidance_scale, args.model.seed);
-    let given =
-        args.latents.as_deref().map(|path| given(path, &prompts, model.backbone.spec().latent_shape)).transpose()?;
+    let channels = model.backbone.spec().latent_shape[0];
+    let given = args.latents.as_deref().map(|path| given(path, &prompts, channels)).transpose()?;
     files::create_dir(&args.out)?;
     let mut progress = Progress::new("sampling", 0, prompts.len() as u64);
     let mut finals = Vec::new();
@@ -82,13 +82,14 @@ fn prompts(args: &Sample) -> Result<Vec<String>> {
     Ok(list.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect())
 }
 
-/// Initial latents from a file, one for each image.
-fn given(path: &Path, prompts: &[String], shape: [i64; 3]) -> Result<Tensor> {
+/// Initial latents from a file, one for each image, of any height and width that the backbone can do.
+fn given(path: &Path, prompts: &[String], channels: i64) -> Result<Tensor> {
     let weights = Weights::load(path, Some(Kind::Float), tch::Device::Cpu)?;
     let latents = weights.get("latents").ok_or_else(|| Error::content(path, "there is no tensor `latents`"))?;
-    let expected = [prompts.len() as i64, shape[0], shape[1], shape[2]];
-    if latents.size() != expected {
-        return Err(Error::content(path, format!("`latents` has shape {:?}, expected {expected:?}", latents.size())));
+    let (found, count) = (latents.size(), prompts.len() as i64);
+    if found.len() != 4 || found[..2] != [count, channels] {
+        let expected = format!("[{count}, {channels}, h, w], one for each image");
+        return Err(Error::content(path, format!("`latents` has shape {found:?}, expected {expected}")));
     }
     Ok(latents.shallow_clone())
 }
