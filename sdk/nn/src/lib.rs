@@ -4,9 +4,10 @@
 //! - [`Weights`]: named tensors in memory, written atomically;
 //! - [`Params`]: a path-prefixed view of weights that applies a [`Tuning`](advdmd_sdk::Tuning) (frozen, `LoRA`, full)
 //!   and collects the trainable tensors under their published names;
-//! - layers: [`Linear`], [`RmsNorm`], [`embed`], [`JointAttention`];
 //! - [`checkpoint`]: blocks whose activations are computed again in the backward pass;
+//! - layers: [`Linear`], [`Conv2d`], [`RmsNorm`], [`LayerNorm`], [`GroupNorm`], [`embed`], [`JointAttention`];
 //! - [`mmdit`]: the SD3 family's transformer;
+//! - [`clip`]: CLIP's text encoder;
 //! - [`optim`]: fused `AdamW`, gradient clipping and averaged weights with exact save and load.
 //!
 //! ```no_run
@@ -26,9 +27,12 @@
 
 mod attention;
 mod checkpoint;
+pub mod clip;
+mod conv;
 pub mod embed;
 mod feed_forward;
 mod ffi;
+mod json;
 mod linear;
 pub mod memory;
 mod merge;
@@ -42,9 +46,11 @@ mod weights;
 
 pub use attention::JointAttention;
 pub use checkpoint::checkpoint;
+pub use conv::Conv2d;
 pub use feed_forward::FeedForward;
+pub use json::read_json;
 pub use linear::{Linear, Lora};
-pub use norm::{RmsNorm, layer_norm, modulate};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm, layer_norm, modulate};
 pub use params::{Params, load_parameters};
 pub use random::RandomStream;
 pub use stored::Stored;

@@ -1,7 +1,9 @@
-//! Normalisations without learned shift, as diffusers computes them.
+//! Normalisations, as diffusers and transformers compute them.
 
 use advdmd_sdk::Result;
 use tch::{Kind, Tensor};
+
+use crate::Params;
 
 /// The epsilon of every normalisation in SD3 (diffusers `transformer_sd3.py`).
 pub const EPS: f64 = 1e-6;
@@ -52,4 +54,58 @@ fn normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.f_to_kind(Kind::Float)?;
     let mean_square = wide.f_square()?.f_mean_dim(-1, true, None)?;
     Ok(wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?)
+}
+
+/// Layer normalisation over the last dimension with learned gain and shift (Ba et al., arXiv:1607.06450).
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// `weight` and `bias` `[width]` of the path.
+    ///
+    /// # Errors
+    /// A missing or misshapen weight.
+    pub fn new(width: i64, eps: f64, p: &Params<'_>) -> Result<Self> {
+        Ok(Self { weight: p.get("weight", &[width])?, bias: p.get("bias", &[width])?, eps })
+    }
+
+    /// `[..., width]` to `[..., width]`.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_layer_norm(&*self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
+    }
+}
+
+/// Normalisation of an image over groups of channels, with learned gain and shift per channel (Wu and He,
+/// arXiv:1803.08494).
+#[derive(Debug)]
+pub struct GroupNorm {
+    groups: i64,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `weight` and `bias` `[channels]` of the path.
+    ///
+    /// # Errors
+    /// A missing or misshapen weight.
+    pub fn new(groups: i64, channels: i64, eps: f64, p: &Params<'_>) -> Result<Self> {
+        Ok(Self { groups, weight: p.get("weight", &[channels])?, bias: p.get("bias", &[channels])?, eps })
+    }
+
+    /// `[B, channels, ...]` to the same shape.
+    ///
+    /// # Errors
+    /// libtorch's, when the groups do not divide the channels.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)?)
+    }
 }

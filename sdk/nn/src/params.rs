@@ -146,6 +146,14 @@ impl<'a> Params<'a> {
         Ok(Linear::new(weight, Some(bias), self.lora(inputs, outputs)?))
     }
 
+    /// As [`Params::linear`], of a layer that has no bias.
+    ///
+    /// # Errors
+    /// As [`Params::get`].
+    pub fn linear_without_bias(&self, inputs: i64, outputs: i64) -> Result<Linear> {
+        Ok(Linear::new(self.get("weight", &[outputs, inputs])?, None, self.lora(inputs, outputs)?))
+    }
+
     /// The `LoRA` of the linear layer at this path, if it is targeted: A `[rank, inputs]`, B `[outputs, rank]`, float32.
     fn lora(&self, inputs: i64, outputs: i64) -> Result<Option<Lora>> {
         let Source::Base { weights, tuning: Tuning::Lora { rank, alpha, .. }, targets, seed } = &self.source else {
