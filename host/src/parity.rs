@@ -130,20 +130,20 @@ impl<'a> Golden<'a> {
     fn encoded(&self, backbone: &dyn Backbone) -> Result<Vec<(String, Result<Tensor>)>> {
         let mut encoded = Vec::new();
         let mut add = |names: [&str; 3], prompts: &[&str]| {
-            if !names.iter().any(|name| self.values.get(name).is_some()) {
+            let held: Vec<usize> = (0..3).filter(|&index| self.values.get(names[index]).is_some()).collect();
+            if held.is_empty() {
                 return;
             }
-            let mut result = backbone.encode_text(prompts).map(Some);
-            for (index, name) in names.into_iter().enumerate().filter(|(_, name)| self.values.get(name).is_some()) {
-                let part = match &mut result {
+            let result = backbone.encode_text(prompts);
+            for index in held {
+                let part = match &result {
                     Err(error) => Err(Error::from(error.clone())),
-                    Ok(None) => Err(Error::failed("there is no embedding")),
-                    Ok(Some(Conditioning { context, pooled, mask })) => {
-                        let part = [Some(context.shallow_clone()), pooled.take(), mask.take()].into_iter().nth(index);
-                        part.flatten().ok_or_else(|| Error::contract(format!("the backbone has no {name}")))
-                    }
+                    Ok(Conditioning { context, pooled, mask }) => [Some(context), pooled.as_ref(), mask.as_ref()]
+                        [index]
+                        .map(Tensor::shallow_clone)
+                        .ok_or_else(|| Error::contract(format!("the backbone has no {}", names[index]))),
                 };
-                encoded.push((name.to_owned(), part));
+                encoded.push((names[index].to_owned(), part));
             }
         };
         if ["prompt_embeds", "pooled", "prompt_mask"].iter().any(|name| self.values.get(name).is_some()) {

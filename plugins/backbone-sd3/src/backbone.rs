@@ -15,7 +15,7 @@ use crate::config::Sd3Config;
 use crate::folder::ModelFiles;
 use crate::original;
 use crate::save::save;
-use crate::text::TextEncoders;
+use crate::text::{TextEncoders, TextOptions};
 use crate::vae::{Vae, VaeConfig};
 
 /// Stable Diffusion 3 or 3.5. The transformer's weights are read at once and shared by every denoiser; encoders and
@@ -112,14 +112,15 @@ impl Backbone for Sd3 {
             // The tokenizers and encoders lie in several folders; a model without any of them has no pipeline.
             self.files.part("text_encoder")?;
             let pipeline = self.files.pipeline.as_deref().ok_or_else(|| Error::config("model: no pipeline folder"))?;
-            *text = Some(TextEncoders::load(
-                pipeline,
-                self.with_t5,
-                self.t5_tokens,
-                self.config.joint_attention_dim,
-                self.kind,
-                self.device,
-            )?);
+            let options = TextOptions {
+                kind: self.kind,
+                device: self.device,
+                t5: self.with_t5,
+                t5_tokens: self.t5_tokens,
+                context_width: self.config.joint_attention_dim,
+                pooled_width: self.config.pooled_projection_dim,
+            };
+            *text = Some(TextEncoders::load(pipeline, options)?);
         }
         match text.as_ref() {
             Some(text) => text.encode(prompts),
