@@ -84,7 +84,7 @@ impl Problem {
                 Model { config, base, text_encoder: backbone_digits::text::TextEncoder::default() }
             }
         };
-        model.save(&folder.join("model"), &[], Kind::Float)?;
+        model.save(&folder.join("model"), &[], &Adaptation::Full, Kind::Float)?;
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits.toml");
         let resolved = load_run(&example, &self.overrides(folder))?;
         std::fs::write(folder.join("run.toml"), &resolved.toml)?;
