@@ -185,11 +185,19 @@ def parity(folder: Path, variant: str | None, prompts: list[str], size: tuple[in
     out["image_ode4_cfg3.5"] = pipe(**arguments, latents=out["noise"].clone(), output_type="pt").images
     out["sigmas_4"] = pipe.scheduler.sigmas
 
+    # The first image once more, in tiles of four latent pixels.
+    vae = pipe.vae
+    vae.enable_tiling()
+    vae.tile_latent_min_size, vae.tile_sample_min_size = 4, 4 * scale
+    latents = out["latents_ode4_cfg3.5"][:1] / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    out["image_tiled"] = pipe.image_processor.postprocess(vae.decode(latents).sample, output_type="pt")
+    out["tile_size"] = torch.tensor([4.0 * scale])
+    vae.disable_tiling()
+
     # Smooth areas and noise.
     coarse = torch.rand((batch, 3, 3, 3), generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, [scale * s for s in size], mode="bicubic")
     out["encode_in"] = (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
-    vae = pipe.vae
     mean = vae.encode(2 * out["encode_in"] - 1).latent_dist.mean
     out["encode_mean"] = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
     return out
@@ -214,7 +222,7 @@ def main() -> None:
     parser.add_argument("--no-t5", action="store_true", help="without the third text encoder")
     parser.add_argument("--set", action="append", default=[], metavar="PART.KEY=JSON", help="of a part's configuration")
     parser.add_argument("--dtype", help="type of the stored weights: float32, float16, bfloat16")
-    parser.add_argument("--released-tokenizers", type=json.loads, metavar="true|false", help="no tokenizer.json for CLIP")
+    parser.add_argument("--released-tokenizers", type=json.loads, metavar="BOOL", help="CLIP's without tokenizer.json")
     parser.add_argument("--shards", metavar="SIZE", help="size at which weight files are split, e.g. 100KB")
     parser.add_argument("--variant", help="infix of the weight files, e.g. fp16")
     arguments = parser.parse_args()
