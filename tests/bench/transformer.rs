@@ -111,7 +111,10 @@ fn resident(folder: &Path) -> Result<Row> {
     let mut kept: Vec<(Box<dyn Denoiser>, AdamW)> = Vec::new();
     for seed in 1..=2 {
         let denoiser = backbone.denoiser(&lora(), seed)?;
-        let optimizer = AdamW::new(&denoiser.parameters(), AdamWConfig { lr: 1e-4, betas: (0.9, 0.999), weight_decay: 0.0, eps: 1e-8 })?;
+        let optimizer = AdamW::new(
+            &denoiser.parameters(),
+            AdamWConfig { lr: 1e-4, betas: (0.9, 0.999), weight_decay: 0.0, eps: 1e-8 },
+        )?;
         kept.push((denoiser, optimizer));
     }
     let _average = Ema::new(&kept[0].0.parameters(), 0.99)?;

@@ -33,6 +33,7 @@ pub struct Sd3 {
     vae_scale: i64,
     with_t5: bool,
     t5_tokens: i64,
+    vae_tile: Option<i64>,
     activation_checkpointing: bool,
     text: RefCell<Option<TextEncoders>>,
     vae: OnceCell<Vae>,
@@ -49,7 +50,7 @@ impl Sd3 {
     pub fn load(files: ModelFiles, options: &Sd3Config, kind: Kind, device: Device) -> Result<Self> {
         let config = files.read_config()?;
         let vae_scale = match files.part("vae") {
-            Ok(folder) => VaeConfig::read(&folder.join("config.json"))?.scale(),
+            Ok(folder) => VaeConfig::read(&folder.join("config.json"))?.factor(),
             Err(_) => VAE_SCALE,
         };
         let unit = vae_scale * config.patch_size;
@@ -75,6 +76,7 @@ impl Sd3 {
             vae_scale,
             with_t5: options.t5,
             t5_tokens: options.t5_tokens,
+            vae_tile: options.vae_tile,
             activation_checkpointing: options.activation_checkpointing,
             text: RefCell::default(),
             vae: OnceCell::new(),
@@ -83,8 +85,12 @@ impl Sd3 {
 
     fn vae(&self) -> Result<&Vae> {
         if self.vae.get().is_none() {
-            let folder = self.files.part("vae")?;
-            let vae = Vae::load(&folder, self.files.variant.as_deref(), self.kind, self.device)?;
+            self.files.part("vae")?;
+            let pipeline = self.files.pipeline.as_deref().unwrap_or(Path::new(""));
+            let mut vae = Vae::load(pipeline, self.kind, self.device)?;
+            if let Some(side) = self.vae_tile {
+                vae = vae.tiled(side).map_err(|error| error.context("vae_tile"))?;
+            }
             // Nobody else can have filled the cell in between: the backbone is used by one thread at a time.
             let _ = self.vae.set(vae);
         }

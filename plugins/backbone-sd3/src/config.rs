@@ -38,6 +38,10 @@ pub struct Sd3Config {
     /// Number of T5 tokens; longer prompts are cut.
     #[serde(default = "t5_tokens")]
     pub t5_tokens: i64,
+    /// Decode images with a longer side in overlapping tiles of this many pixels, which bounds the memory and changes the
+    /// numbers a little; without it images are decoded whole.
+    #[serde(default)]
+    pub vae_tile: Option<i64>,
     /// Keep only the inputs of each block for the backward pass and compute the rest of it again: about a third more
     /// time, a fraction of the memory, the same gradients.
     #[serde(default)]
