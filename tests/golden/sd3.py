@@ -10,7 +10,8 @@ Run from anywhere with torch 2.11, diffusers 0.42 and transformers 5. Without ar
 
 `sd3-tiny` is of SD3-medium's kind, its CLIP tokenizers stored as the released ones; `sd35-tiny` of SD3.5-medium's, its
 tokenizers stored as transformers 5 writes them. Others: `sd3.py sd35-tiny --out DIR --seed 7 --size 6x10 --no-t5
---prompts FILE.json --set vae.layers_per_block=2 --set transformer.num_layers=4`.
+--prompts FILE.json --set vae.layers_per_block=2 --set transformer.num_layers=4`. The tests run on them with
+`SD3_GOLDEN=DIR cargo test -p backbone-sd3 match_`.
 """
 
 import argparse

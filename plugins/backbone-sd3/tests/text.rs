@@ -48,6 +48,43 @@ fn token_ids_match_transformers() {
     }
 }
 
+/// Folders older than `added_tokens_decoder`: its tokens are named elsewhere.
+#[test]
+fn older_folders_give_the_same_token_ids() {
+    let golden = Golden::named("sd3-tiny");
+    let copy = golden.copy();
+    let tokens: Tokens = read_json(&golden.folder.with_extension("tokens.json")).unwrap();
+    let folder = copy.path().join("tokenizer_2");
+    let path = folder.join("tokenizer_config.json");
+    let mut config: serde_json::Value = read_json(&path).unwrap();
+    assert!(config.as_object_mut().unwrap().remove("added_tokens_decoder").is_some());
+    let check = |config: &serde_json::Value| {
+        std::fs::write(&path, config.to_string()).unwrap();
+        let (tokenizer, _) = PromptTokenizer::clip(&folder).unwrap();
+        let tokenizer = tokenizer.with_length(77).unwrap();
+        let known = tokens.prompts.iter().zip(&tokens.ids["tokenizer_2"]);
+        // Whether a special token is found in capitals too, the other files say otherwise.
+        for (prompt, expected) in known.filter(|(prompt, _)| !prompt.contains("<|EndOfText|>")) {
+            let found = tokenizer.encode(&[prompt], 664, Device::Cpu).unwrap();
+            assert_eq!(&Vec::<i64>::try_from(found.view(-1)).unwrap(), expected, "{prompt:?}");
+        }
+    };
+    check(&config);
+    config["pad_token"] = "&".into();
+    check(&config); // special_tokens_map.json has the last word
+    std::fs::remove_file(folder.join("special_tokens_map.json")).unwrap();
+    config["pad_token"] = serde_json::json!({ "__type": "AddedToken", "content": "!", "special": true });
+    check(&config);
+    std::fs::write(folder.join("added_tokens.json"), "{\"<new>\": 664}").unwrap();
+    check(&config);
+    let (tokenizer, _) = PromptTokenizer::clip(&folder).unwrap();
+    let tokenizer = tokenizer.with_length(5).unwrap();
+    let found = tokenizer.encode(&["<new>"], 665, Device::Cpu).unwrap();
+    assert_eq!(Vec::<i64>::try_from(found.view(-1)).unwrap(), [662, 664, 663, 0, 0]);
+    let error = tokenizer.encode(&["<new>"], 664, Device::Cpu).unwrap_err().to_string();
+    assert_eq!(error, "prompt \"<new>\": the tokenizer gives token 664, but the model's vocab_size is 664");
+}
+
 #[test]
 fn embeddings_match_diffusers() {
     for golden in Golden::all() {

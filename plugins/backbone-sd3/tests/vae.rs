@@ -31,7 +31,8 @@ fn tiles_match_diffusers() {
         let whole = load(&golden, Kind::Float).decode(&latents).unwrap();
         let tiled = load(&golden, Kind::Float).tiled(side).unwrap().decode(&latents).unwrap();
         golden.assert_close("image_tiled", &tiled, 1e-5);
-        assert!(largest(&(&whole - &tiled)) > 1e-3);
+        let several = latents.size()[2..].iter().any(|&side| side > 4);
+        assert_eq!(largest(&(&whole - &tiled)) > 1e-3, several);
         // An image that fits into one tile is not cut up.
         let one = load(&golden, Kind::Float).tiled(64 * side).unwrap().decode(&latents).unwrap();
         assert_eq!(one, whole);

@@ -129,11 +129,9 @@ impl Special {
         let files = self.added.values().filter(|token| self.decides || !own.contains(&token.content));
         let mut tokens: Vec<_> = files.cloned().collect();
         let named = ROLES.iter().filter_map(|role| self.named.get(role)).chain(&self.additional);
-        for token in named {
-            if !own.contains(&token.content) && !tokens.iter().any(|other| other.content == token.content) {
-                tokens.push(token.clone());
-            }
-        }
+        let known = |content: &str| own.contains(content) || self.added.values().any(|token| token.content == content);
+        // Of one token under several roles the properties of the last are used, as by transformers.
+        tokens.extend(named.filter(|token| !known(&token.content)).cloned());
         tokenizer.add_tokens(tokens).map_err(Error::failed)?;
         for (id, token) in &self.added {
             let found = tokenizer.token_to_id(&token.content);
