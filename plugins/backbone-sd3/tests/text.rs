@@ -26,6 +26,14 @@ fn load(golden: &Golden) -> TextEncoders {
     TextEncoders::load(&golden.folder, golden.text_options(Kind::Float)).unwrap()
 }
 
+/// A backbone moves between threads with all it holds.
+#[test]
+fn encoders_may_change_threads() {
+    fn movable<T: Send>() {}
+    movable::<TextEncoders>();
+    movable::<backbone_sd3::vae::Vae>();
+}
+
 #[test]
 fn token_ids_match_transformers() {
     for golden in Golden::all() {
