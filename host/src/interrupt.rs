@@ -29,7 +29,7 @@ pub fn flag() -> Result<Flag> {
             if RAISED.fetch_add(1, Ordering::Relaxed) > 0 {
                 std::process::exit(130);
             }
-            tracing::warn!("stopping after this update; once more to stop at once");
+            tracing::warn!("stopping when what is under way is done; once more to stop at once");
         })
         .map_err(|error| error.to_string())
     };

@@ -1,5 +1,6 @@
 //! Distils text-to-image diffusion models into few-step ones with DMD and GRPO.
 
+pub mod cache;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -44,12 +44,16 @@ impl Pipeline<'_> {
     /// A prompt that the backbone refuses.
     pub fn latents(&self, prompts: &[&str], first: usize, noise: Tensor) -> Result<Tensor> {
         let table = PromptTable::new(self.backbone, prompts)?;
-        let ids: Vec<usize> = (0..prompts.len()).collect();
-        let null = table.null(prompts.len());
+        self.latents_of(&table, &(0..prompts.len()).collect::<Vec<_>>(), first, noise)
+    }
+
+    /// The same for prompts of a table.
+    fn latents_of(&self, table: &PromptTable, ids: &[usize], first: usize, noise: Tensor) -> Result<Tensor> {
+        let null = table.null(ids.len());
         let guidance = Guidance { scale: self.guidance_scale, null: &null };
         let shape = noise.size()[1..].to_vec();
-        let step_noise = |step: usize| self.draw(first, prompts.len(), step as u64 + 1, &shape);
-        generate(self.denoiser, self.trajectory, noise, &table.rows(&ids), Some(&guidance), step_noise)
+        let step_noise = |step: usize| self.draw(first, ids.len(), step as u64 + 1, &shape);
+        generate(self.denoiser, self.trajectory, noise, &table.rows(ids)?, Some(&guidance), step_noise)
     }
 
     /// Images `[B, 3, H, W]` in 0..1 of `prompts`, which are samples `first..` of the seed.
@@ -58,6 +62,15 @@ impl Pipeline<'_> {
     /// A prompt that the backbone refuses.
     pub fn images(&self, prompts: &[&str], first: usize) -> Result<Tensor> {
         let latents = self.latents(prompts, first, self.noise(first, prompts.len())?)?;
+        Ok(tch::no_grad(|| self.backbone.decode_latents(&latents))?)
+    }
+
+    /// The same for prompts of a table, without the text encoder.
+    ///
+    /// # Errors
+    /// The backbone's, or the table's.
+    pub fn images_of(&self, table: &PromptTable, ids: &[usize], first: usize) -> Result<Tensor> {
+        let latents = self.latents_of(table, ids, first, self.noise(first, ids.len())?)?;
         Ok(tch::no_grad(|| self.backbone.decode_latents(&latents))?)
     }
 

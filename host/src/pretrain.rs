@@ -26,6 +26,7 @@ use crate::train::config_drift;
 use crate::train::critic::noised;
 use crate::train::guard::Guard;
 use crate::train::lock::{RunLock, occupied};
+use crate::train::material::Material;
 use crate::train::metrics::Meter;
 use crate::{Error, Result};
 
@@ -70,10 +71,9 @@ pub fn run(mut resolved: Resolved<PretrainConfig>, out: &Path, resume: bool) -> 
     let random = Random::new(config.seed);
     let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
     let backbone = registry.backbone(&config.backbone, &init)?;
+    let made_with = registry.run_manifest(&resolved)?;
+    let Material { data, table, .. } = Material::of_pretraining(config, &made_with, backbone.as_ref(), device)?;
     let denoiser = backbone.denoiser(&Tuning::Full, config.seed)?;
-    let data = data::open(&config.data)?;
-    let prompts: Vec<&str> = data.prompts().iter().map(String::as_str).collect();
-    let table = PromptTable::new(backbone.as_ref(), &prompts)?;
     let parameters = denoiser.parameters();
     let mut run = Pretraining {
         optimizer: AdamW::new(&parameters, adamw(&config.optimizer))?,
@@ -164,9 +164,8 @@ impl Pretraining<'_> {
         let (config, step, size) = (self.config, self.progress.step, self.config.batch_size);
         let mut rng = self.random.rng(Stream::Pretrain, [step, 0, 0]);
         let prompts: Vec<usize> = (0..size).map(|_| self.data.draw(&mut rng)).collect();
-        let images = prompts.iter().map(|&id| self.data.real(id, &mut rng)).collect::<Result<Vec<_>>>()?;
-        let images = tch::Tensor::stack(&images, 0).to_device(self.device);
-        let x0 = self.backbone.encode_images(&images)?;
+        let reals = prompts.iter().map(|&id| self.data.real(id, &mut rng)).collect::<Result<Vec<_>>>()?;
+        let x0 = data::latents(&reals, self.backbone.as_ref(), self.device)?;
         let kept = |&id: &usize, rng: &mut _| (Rng::random::<f64>(rng) >= config.null_prompt_share).then_some(id);
         let ids: Vec<Option<usize>> = prompts.iter().map(|id| kept(id, &mut rng)).collect();
         let logit_normal = |_| {
@@ -176,7 +175,7 @@ impl Pretraining<'_> {
         let sigma = column(&(0..size).map(logit_normal).collect::<Vec<f64>>(), self.device)?;
         let noise = self.random.normal(Stream::PretrainNoise, [[step, 0, 0]], &x0.size(), self.device)?.squeeze_dim(0);
         let x = noised(&x0, &noise, &sigma);
-        let prediction = self.denoiser.predict(&x, &sigma, &self.table.rows_or_null(&ids), Request::VELOCITY)?;
+        let prediction = self.denoiser.predict(&x, &sigma, &self.table.rows_or_null(&ids)?, Request::VELOCITY)?;
         let velocity = prediction.velocity.ok_or_else(|| Error::contract("no velocity"))?;
         let loss = denoise::loss(&velocity, &x0, &noise)?.mean(Kind::Float);
         meter.add("loss", &loss, 1.0);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use advdmd::config::{Component, Optimizer, Resolved, RunConfig, load_run};
+use advdmd::data::{self, Preparation, Scope};
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
 use advdmd_nn::mmdit::{Init, Mmdit};
@@ -164,15 +165,15 @@ fn settings(resolved: &Resolved<RunConfig>, backbone: &Digits) -> Result<Value> 
 
 /// Embedded prompts, the null prompt behind them, and real images of each as latents: the reference makes none itself.
 fn data(config: &RunConfig, backbone: &Digits, path: &Path) -> Result<()> {
-    let data = advdmd::data::open(&config.data)?;
+    let with = Preparation { backbone, device: Device::Cpu, cache: None, scope: Scope::All };
+    let data = data::open(&config.data, &with)?;
     let mut rng = StdRng::seed_from_u64(0);
     let ids: Vec<usize> = (0..PROMPTS).map(|_| data.draw(&mut rng)).collect();
     let prompts: Vec<&str> = ids.iter().map(|&id| data.prompts()[id].as_str()).chain([""]).collect();
     let text = backbone.encode_text(&prompts)?;
     let repeated: Vec<usize> = ids.iter().flat_map(|&id| [id; IMAGES]).collect();
-    let images = repeated.iter().map(|&id| data.real(id, &mut rng)).collect::<Result<Vec<_>, _>>()?;
-    let real =
-        backbone.encode_images(&Tensor::f_stack(&images, 0)?)?.f_unflatten(0, [PROMPTS as i64, IMAGES as i64])?;
+    let reals = repeated.iter().map(|&id| data.real(id, &mut rng)).collect::<Result<Vec<_>, _>>()?;
+    let real = data::latents(&reals, backbone, Device::Cpu)?.f_unflatten(0, [PROMPTS as i64, IMAGES as i64])?;
     let pooled = text.pooled.context("the backbone has a pooled embedding")?;
     let tensors: [(&str, Tensor); 3] = [("context", text.context), ("pooled", pooled), ("real", real)];
     Ok(Tensor::write_safetensors(&tensors, path)?)

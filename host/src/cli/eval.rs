@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use advdmd::digits::SCENE_SIDE;
 use advdmd::eval::{DigitSuite, Entry, Subject, Table};
-use advdmd::{Result, files};
+use advdmd::{Error, Result, files};
 use clap::{Args, ValueEnum};
 
 use super::model_args::ModelArgs;
@@ -40,6 +41,11 @@ const SUITE_SEED: u64 = 1;
 
 pub fn run(args: &Eval) -> Result<()> {
     let (model, trajectory) = args.model.load()?;
+    let (made, side) = (model.backbone.spec().image_shape, SCENE_SIDE as i64);
+    if made != [3, side, side] {
+        let message = format!("the suite judges images of [3, {side}, {side}], this model makes {made:?}");
+        return Err(Error::usage(message, "`advdmd sample` shows what it makes".to_owned()));
+    }
     let suite = match args.suite {
         Suite::Digits => DigitSuite::new(args.prompts_per_task, SUITE_SEED, model.device())?,
     };

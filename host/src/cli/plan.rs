@@ -23,6 +23,6 @@ pub struct PlanArgs {
 pub fn run(args: &PlanArgs) -> Result<()> {
     let resolved = args.config.load_run()?;
     let registry = Registry::discover(&resolved.config.plugins.paths)?;
-    let plan = Plan::of(&mut Trainer::new(&resolved, &registry)?)?;
+    let plan = Plan::of(&mut Trainer::sketch(&resolved, &registry)?)?;
     if args.json { output::json(&plan) } else { output::text(&plan.to_string()) }
 }

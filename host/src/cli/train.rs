@@ -85,8 +85,11 @@ pub fn conclude(out: &Path, outcome: &Outcome, resume: &str) -> Result<()> {
         tracing::warn!("stopped and saved at update {}; `{resume}` goes on", outcome.updates);
         return Ok(());
     }
-    let entries: Vec<Entry> = jsonl::read(&out.join("eval.jsonl"))?;
-    output::text(&Table::summary(&entries).to_string())?;
+    // A run on data that nothing judges has sample grids and no scores.
+    let scores = out.join("eval.jsonl");
+    if scores.exists() {
+        output::text(&Table::summary(&jsonl::read::<Entry>(&scores)?).to_string())?;
+    }
     tracing::info!(
         "{} updates in {:.0} s; report: {}",
         outcome.updates,

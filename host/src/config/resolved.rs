@@ -13,6 +13,7 @@ use super::suggest::nearest;
 use super::tree::{KeyPath, Node, Value};
 use super::view::{SchemaView, coerce_integers};
 use super::{PretrainConfig, RunConfig};
+use crate::cache::NONE as NO_CACHE;
 use crate::error::{Error, Fault, Result};
 use crate::hub::{Hub, Missing};
 
@@ -110,9 +111,9 @@ fn checked<T: Settings>(mut tree: Node) -> Result<Resolved<T>> {
     let check =
         Check { tree: &tree, at: KeyPath::default(), schema: &schema, more_keys: Vec::new(), elsewhere: &elsewhere };
     refuse(with_recipe_hint::<T>(check.faults(&tree.to_json())?, &tree))?;
-    for path in host_paths(&tree) {
+    for (path, must_exist) in host_paths(&tree) {
         make_absolute(&mut tree, &path)?;
-        refuse(missing_file(&tree, &path).into_iter().collect())?;
+        refuse(missing_file(&tree, &path).filter(|_| must_exist).into_iter().collect())?;
     }
     let mut resolved = Resolved { config: typed(&tree)?, toml: String::new(), tree };
     let problems: Vec<_> = T::problems(&resolved.config);
@@ -162,11 +163,22 @@ impl<T: Settings> Resolved<T> {
     }
 }
 
-/// The host's own keys that are paths of things to read.
-fn host_paths(tree: &Node) -> Vec<KeyPath> {
-    let plugins = KeyPath::of("plugins.paths");
-    let count = tree.get(&plugins).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
-    (0..count).map(|index| plugins.child(index)).chain([KeyPath::of("data.prompts")]).collect()
+/// The host's own keys that are paths, and whether there must be something already.
+fn host_paths(tree: &Node) -> Vec<(KeyPath, bool)> {
+    let elements = |list: &str| {
+        let list = KeyPath::of(list);
+        let count = tree.get(&list).map_or(0, |node| node.to_json().as_array().map_or(0, Vec::len));
+        (0..count).map(move |index| list.child(index)).collect::<Vec<_>>()
+    };
+    let mut paths: Vec<(KeyPath, bool)> = elements("plugins.paths").into_iter().map(|path| (path, true)).collect();
+    paths.extend(["data.prompts", "data.path", "eval.prompts"].map(|path| (KeyPath::of(path), true)));
+    // Shards may be patterns; who expands them says what is missing.
+    paths.extend(elements("data.shards").into_iter().chain([KeyPath::of("data.shards")]).map(|path| (path, false)));
+    let cache = KeyPath::of("data.cache");
+    if tree.get(&cache).is_some_and(|node| node.to_json() != NO_CACHE) {
+        paths.push((cache, false));
+    }
+    paths
 }
 
 /// The fault of a path that leads nowhere.

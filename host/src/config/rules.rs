@@ -48,6 +48,12 @@ pub fn of_run(config: &RunConfig) -> Vec<Problem> {
         rules.positive("schedule.max_minutes", minutes);
     }
     rules.expect(config.eval.prompts_per_task >= 1, "eval.prompts_per_task", config.eval.prompts_per_task, "1 or more");
+    rules.expect(config.eval.teacher_steps >= 1, "eval.teacher_steps", config.eval.teacher_steps, "1 or more");
+    if config.eval.prompts.is_some() && config.data.images().is_none() {
+        let hint = "leave it out: their prompts are drawn for each task";
+        let message = "`eval.prompts`: digit scenes are evaluated on prompts of their own".to_owned();
+        rules.problem("eval.prompts", message, Some(hint.into()));
+    }
     rules.checkpoint(&config.checkpoint);
     rules.0
 }
@@ -135,7 +141,13 @@ impl Rules {
     }
 
     fn data(&mut self, data: &Data) {
-        let Data::Digits { task_weights, prompts: _ } = data;
+        if let Some(images) = data.images() {
+            self.expect(images.random_crops <= 1000, "data.random_crops", images.random_crops, "at most 1,000");
+        }
+        if let Data::Webdataset { shards, .. } = data {
+            self.expect(!shards.patterns().is_empty(), "data.shards", "none", "one shard or more");
+        }
+        let Data::Digits { task_weights, prompts: _ } = data else { return };
         for (index, &weight) in task_weights.iter().enumerate() {
             self.not_negative(&format!("data.task_weights.{index}"), weight);
         }

@@ -102,6 +102,89 @@ pub enum Data {
         #[schemars(extend("format" = "path"))]
         prompts: Option<PathBuf>,
     },
+    /// A folder of images and a `metadata.jsonl` with one JSON object a line, `file_name` and caption, as Hugging Face's
+    /// `imagefolder` has it. JPEG, PNG and `WebP`; several lines may share a caption.
+    Images {
+        /// The folder.
+        #[schemars(extend("format" = "path"))]
+        path: PathBuf,
+        /// How its images are used.
+        #[serde(flatten)]
+        images: ImageOptions,
+    },
+    /// Tar shards with members `KEY.jpg`, `.jpeg`, `.png` or `.webp` beside `KEY.txt`, `KEY.caption` or `KEY.json`.
+    Webdataset {
+        /// A tar file, a pattern such as `data/{00000..00012}.tar`, a folder of tar files, or a list of these.
+        #[schemars(extend("format" = "path"))]
+        shards: Shards,
+        /// How their images are used.
+        #[serde(flatten)]
+        images: ImageOptions,
+    },
+}
+
+impl Data {
+    /// How images of files are used; `None` for data that is made, not read.
+    pub fn images(&self) -> Option<&ImageOptions> {
+        match self {
+            Self::Digits { .. } => None,
+            Self::Images { images, .. } | Self::Webdataset { images, .. } => Some(images),
+        }
+    }
+}
+
+/// Where shards are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Shards {
+    /// One file, pattern or folder.
+    One(PathBuf),
+    /// Several.
+    Many(Vec<PathBuf>),
+}
+
+impl Shards {
+    /// All of them.
+    pub fn patterns(&self) -> &[PathBuf] {
+        match self {
+            Self::One(pattern) => std::slice::from_ref(pattern),
+            Self::Many(patterns) => patterns,
+        }
+    }
+}
+
+/// How images of files are used. Each is scaled until it covers the backbone's image, and cut to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageOptions {
+    /// Key of the caption in `metadata.jsonl` or in a `KEY.json`: `text` by default.
+    #[serde(default = "text")]
+    pub text_key: String,
+    /// 0 cuts the middle out of each image. N keeps N crops of each, at places that depend on the image alone; a draw takes one
+    /// of them, and the cache grows N-fold.
+    #[serde(default)]
+    pub random_crops: usize,
+    /// What to do with an image that is missing or cannot be read, or has no caption.
+    #[serde(default)]
+    pub on_broken: OnBroken,
+    /// Folder for the latents of images and the embeddings of prompts, relative to the configuration file; `none` to encode
+    /// anew in each run. By default `$ADVDMD_CACHE`, `$XDG_CACHE_HOME/advdmd` or `~/.cache/advdmd`.
+    #[serde(default)]
+    pub cache: Option<PathBuf>,
+}
+
+fn text() -> String {
+    "text".to_owned()
+}
+
+/// What to do with an image that cannot be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBroken {
+    /// Name it, count it and go on without it.
+    #[default]
+    Skip,
+    /// Name all of them and end the run before it begins.
+    Stop,
 }
 
 /// How the student walks from noise to an image: host keys, and the keys of the sampler's plugin.
@@ -269,10 +352,17 @@ pub struct Schedule {
 pub struct Eval {
     /// Student updates between evaluations; 0 for none but the last.
     pub every: u64,
-    /// Prompts of each task.
+    /// Prompts of each task, where the data is digit scenes.
     pub prompts_per_task: usize,
     /// Prompts of the sample grid.
     pub grid: usize,
+    /// Prompts to choose those of the sample grid from, evenly: a file with one a line, or a JSON list of strings. By default
+    /// the data's own; digit scenes have prompts of their own for this.
+    #[serde(default)]
+    #[schemars(extend("format" = "path"))]
+    pub prompts: Option<PathBuf>,
+    /// Steps of the teacher's own sampling, which the student is shown beside.
+    pub teacher_steps: usize,
 }
 
 /// Saving.

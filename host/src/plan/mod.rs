@@ -94,6 +94,8 @@ pub struct DiskPlan {
     pub checkpoints: u64,
     /// `metrics.jsonl` at the end.
     pub metrics: u64,
+    /// Embeddings of prompts and latents of images, which later runs find again; 0 without a cache.
+    pub cache: u64,
 }
 
 /// Seconds.
@@ -161,7 +163,7 @@ impl Arithmetic {
             critic_updates: config.critic.updates as u64,
             warmup: config.critic.warmup as u64,
             updates: config.schedule.updates,
-            prompts: trainer.data.prompts().len() as u64,
+            prompts: trainer.data.summary().map_or(trainer.data.prompts().len(), |all| all.prompts) as u64,
         }
     }
 
@@ -243,6 +245,7 @@ impl DiskPlan {
             checkpoint,
             checkpoints: checkpoint.saturating_mul(keep.min(updates).saturating_add(1)),
             metrics: updates.saturating_mul(METRICS_LINE),
+            cache: trainer.cache_bytes,
         }
     }
 }

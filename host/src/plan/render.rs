@@ -105,6 +105,9 @@ impl fmt::Display for Plan {
             bytes(disk.checkpoints),
             bytes(disk.metrics)
         )?;
+        if disk.cache > 0 {
+            writeln!(f, "cache    {} of embeddings and latents, shared by all runs of this model", bytes(disk.cache))?;
+        }
         let time = &self.time;
         let share =
             |(phase, seconds): &(String, f64)| format!("{phase} {:.0} %", 100.0 * seconds / time.update.max(1e-12));

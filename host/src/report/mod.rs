@@ -16,7 +16,7 @@ mod verdict;
 
 use std::path::{Path, PathBuf};
 
-pub use samples::{SampleRow, write_samples};
+pub use samples::{SampleRow, samples_of, write_samples};
 
 use crate::{Result, files};
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::run::Run;
 use super::svg::grouped;
 use super::verdict::newest_students;
+use crate::data::Summary;
 use crate::eval::{Entry, Subject};
 use crate::metrics::Record;
 
@@ -15,6 +16,7 @@ pub(super) fn notes(run: &Run) -> Vec<String> {
     notes.extend(past_its_best(run));
     notes.extend(policy_gradient(run));
     notes.extend(dead_groups(&run.records));
+    notes.extend(run.data.iter().flat_map(data));
     notes.extend(unfinished(run));
     notes
 }
@@ -99,6 +101,24 @@ fn dead_groups(records: &[Record]) -> Option<String> {
             100.0 * dead
         )
     })
+}
+
+/// Images that were left out or enlarged.
+fn data(data: &Summary) -> Vec<String> {
+    const NAMED: usize = 3;
+    let (broken, all) = (data.broken.len(), data.images + data.broken.len());
+    let mut notes = Vec::new();
+    if broken > 0 {
+        let named = data.broken.iter().take(NAMED).map(|image| format!("{} ({})", image.name, image.why));
+        let more = if broken > NAMED { ", …" } else { "." };
+        let list = named.collect::<Vec<_>>().join(", ");
+        notes.push(format!("{} of {} images were left out: {list}{more}", grouped(broken as f64), grouped(all as f64)));
+    }
+    if data.enlarged > 0 {
+        let (enlarged, images) = (grouped(data.enlarged as f64), grouped(data.images as f64));
+        notes.push(format!("{enlarged} of {images} images are smaller than the model's and were enlarged."));
+    }
+    notes
 }
 
 fn unfinished(run: &Run) -> Option<String> {

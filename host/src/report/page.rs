@@ -12,7 +12,7 @@ use super::notes::notes;
 use super::panels::{Section, sections};
 use super::run::Run;
 use super::svg::grouped;
-use super::verdict::{Verdict, verdict};
+use super::verdict::{Verdict, unjudged, verdict};
 use crate::eval::{Entry, Subject, Table};
 use crate::progress::duration;
 use crate::{Error, Result};
@@ -70,7 +70,7 @@ pub(super) fn render(run: &Run) -> Result<String> {
     let page = Page {
         name: run.name.clone(),
         facts: facts(run),
-        verdict: verdict(&run.entries),
+        verdict: if run.is_judged() { verdict(&run.entries) } else { unjudged() },
         notes: notes(run),
         gaps: run.gaps.clone(),
         heading,
@@ -101,11 +101,16 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
     );
     let seconds = run.records.last().and_then(|record| Duration::try_from_secs_f64(record.seconds).ok());
     let steps = run.number(&["sampler", "steps"]).map_or_else(String::new, |steps| format!(", {steps} steps"));
+    let data = run
+        .data
+        .as_ref()
+        .map(|data| format!("{} images, {} captions", grouped(data.images as f64), grouped(data.prompts as f64)));
     let group = run.number(&["batch", "groups"]).zip(run.number(&["batch", "group_size"]));
     let all = [
         ("Recipe", text(&["recipe"])),
         ("Backbone", text(&["backbone", "type"])),
         ("Sampler", text(&["sampler", "type"]).map(|sampler| sampler + &steps)),
+        ("Data", data),
         ("Updates", Some(updates)),
         ("Training time", seconds.map(duration)),
         ("Samples per update", group.map(|(groups, size)| format!("{groups} prompts × {size}"))),

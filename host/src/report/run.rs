@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::samples::{self, Sheet};
+use crate::data::Summary;
 use crate::eval::Entry;
 use crate::metrics::Record;
-use crate::{Error, Result, jsonl, metrics};
+use crate::train::run::SUMMARY;
+use crate::{Error, Result, files, jsonl, metrics};
 
 /// What a run left behind. A missing or damaged part is empty and named in [`Run::gaps`].
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Run {
     pub entries: Vec<Entry>,
     /// By update, rising.
     pub sheets: Vec<Sheet>,
+    /// The data set, where it is made of files.
+    pub data: Option<Summary>,
     /// The resolved configuration as TOML.
     pub config: Option<String>,
     settings: toml::Table,
@@ -34,11 +38,10 @@ impl Run {
         let name = std::path::absolute(folder).ok().and_then(|path| path.file_name().map(ToOwned::to_owned));
         let mut run = Self { name: name.unwrap_or_default().to_string_lossy().into_owned(), ..Self::default() };
         run.records = run.part(folder, "metrics.jsonl", "no curves", metrics::read);
-        run.entries = run.part(folder, "eval.jsonl", "no table of scores, no verdict", jsonl::read);
         run.config = run.part(folder, "config.toml", "no configuration", |path| {
             std::fs::read_to_string(path).map(Some).map_err(Error::file("read", path))
         });
-        run.manifest = run.part(folder, "run.json", "no environment", crate::files::read_json);
+        run.manifest = run.part(folder, "run.json", "no environment", files::read_json);
         run.sheets = run.part(folder, "samples", "no images", samples::read_all);
         if let Some(text) = &run.config {
             match text.parse() {
@@ -46,7 +49,18 @@ impl Run {
                 Err(error) => run.gaps.push(format!("config.toml: {error}")),
             }
         }
+        if run.is_judged() || folder.join("eval.jsonl").exists() {
+            run.entries = run.part(folder, "eval.jsonl", "no table of scores, no verdict", jsonl::read);
+        }
+        if folder.join(SUMMARY).exists() {
+            run.data = run.part(folder, SUMMARY, "no numbers of the data", |path| files::read_json(path).map(Some));
+        }
         Ok(run)
+    }
+
+    /// Whether something judges the images of this run: on digit scenes, not on data of the user's own.
+    pub fn is_judged(&self) -> bool {
+        self.text(&["data", "type"]).is_none_or(|kind| kind == "digits")
     }
 
     /// Reads one part; what cannot be read is noted and left empty.

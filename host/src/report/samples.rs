@@ -44,6 +44,11 @@ pub(super) struct RowInfo {
 /// Larger tiles are averaged down to this side: a grid shows a trend, and full images come from `advdmd sample`.
 const MAX_TILE: usize = 256;
 
+/// Where a run keeps the samples of an update.
+pub fn samples_of(run: &Path, update: u64) -> PathBuf {
+    run.join("samples").join(format!("update-{update:06}.png"))
+}
+
 /// Writes the samples of an update to `run/samples` and returns the image's path. All rows have one image per prompt,
 /// all of one size; sides above 256 pixels are divided by a whole number.
 ///
@@ -65,7 +70,7 @@ pub fn write_samples(run: &Path, update: u64, prompts: &[&str], rows: &[SampleRo
     let tiles: Vec<Image> = images.into_iter().flatten().map(small).collect();
     let folder = run.join("samples");
     files::create_dir(&folder)?;
-    let path = folder.join(format!("update-{update:06}.png"));
+    let path = samples_of(run, update);
     let grid = write_tiles(&path, &tiles, prompts.len())?;
     let info = |row: &SampleRow<'_>| RowInfo {
         label: row.label.to_owned(),

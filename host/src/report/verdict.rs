@@ -36,6 +36,13 @@ pub(super) struct Verdict {
     pub details: Vec<String>,
 }
 
+/// What is said of a run on data whose images nothing judges.
+pub(super) fn unjudged() -> Verdict {
+    let text = "Nothing here judges images of this data, so no score is given: look at the samples, where teacher and student \
+                begin with the same noise.";
+    Verdict { outcome: Outcome::Unknown, heading: "See for yourself".into(), text: text.into(), details: Vec::new() }
+}
+
 /// Compares the newest evaluation of the student with the teacher's best one at as many steps. A student that was
 /// evaluated at several numbers of steps is judged by the largest, which it was trained for.
 pub(super) fn verdict(entries: &[Entry]) -> Verdict {

@@ -16,7 +16,7 @@ use super::networks::Networks;
 use super::rewards::{Features, Rewards, Scored, learner_error};
 use super::rollout::{Chunk, Rollout};
 use crate::config::{self, RunConfig};
-use crate::data::Dataset;
+use crate::data::{self, Dataset};
 use crate::device::upload;
 use crate::objective::denoise;
 use crate::passes::Role;
@@ -167,13 +167,13 @@ fn learn(
     let networks = context.networks;
     let (x_real, real) = {
         let _no_grad = tch::no_grad_guard();
-        let image = |(index, &prompt)| {
+        let real = |(index, &prompt)| {
             let mut rng = context.random.rng(Stream::Real, [number, (chunk.first + index) as u64, 0]);
             context.data.real(prompt, &mut rng)
         };
-        let images = chunk.prompts.iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
-        let images = upload(&Tensor::stack(&images, 0), networks.device)?;
-        let x_real = noised(&networks.backbone.encode_images(&images)?, &draws.noise, sigma);
+        let reals = chunk.prompts.iter().enumerate().map(real).collect::<Result<Vec<_>>>()?;
+        let latents = data::latents(&reals, networks.backbone.as_ref(), networks.device)?;
+        let x_real = noised(&latents, &draws.noise, sigma);
         meter.watch("real latents", &x_real);
         let features = rewards.features(networks, &x_real, sigma, chunk)?;
         (x_real, features)

@@ -37,10 +37,14 @@ impl Ledger {
         Self { device, last: current(device), resident: Resident::default() }
     }
 
-    /// Books what was made since the last call under `part`.
+    /// Books what was made since the last call under `part`, beside what it has already.
     pub fn book(&mut self, part: &str) {
         let now = current(self.device);
-        self.resident.parts.push((part.to_owned(), now.saturating_sub(self.last)));
+        let bytes = now.saturating_sub(self.last);
+        match self.resident.parts.iter_mut().find(|(name, _)| name == part) {
+            Some((_, booked)) => *booked += bytes,
+            None => self.resident.parts.push((part.to_owned(), bytes)),
+        }
         self.last = now;
     }
 

@@ -71,7 +71,7 @@ impl Rollout {
             };
             chunks.push(Chunk {
                 first,
-                conditioning: table.rows(&prompts),
+                conditioning: table.rows(&prompts)?,
                 null: table.null(prompts.len()),
                 states: (0..=steps).map(|step| need("state", step)).collect::<Result<_>>()?,
                 x0: (0..steps).map(|step| need("x0", step)).collect::<Result<_>>()?,
@@ -166,7 +166,7 @@ fn roll_chunk(
     let steps: Vec<usize> = trajectory.stochastic().collect();
     let noise = random.normal(Stream::Step, steps.iter().flat_map(|&step| keys(step)), shape, networks.device)?;
     let mut noise = noise.split(ids.len() as i64, 0).into_iter();
-    let conditioning = table.rows(ids);
+    let conditioning = table.rows(ids)?;
     let mut chunk = Chunk {
         first,
         prompts: ids.to_vec(),

@@ -8,13 +8,16 @@ use super::drift::{drift, rounding_drift};
 use super::failure;
 use super::lock::{RunLock, occupied};
 use super::trainer::Trainer;
-use super::watch::Watch;
+use super::watch;
 use crate::config::{OnSaveError, Resolved, RunConfig};
 use crate::metrics::{Record, Writer};
 use crate::plan::Plan;
 use crate::progress::{Progress, headline};
 use crate::registry::Registry;
 use crate::{Error, Result, files, interrupt};
+
+/// The data set in numbers, in a run's folder.
+pub(crate) const SUMMARY: &str = "data.json";
 
 /// How a run is started.
 #[derive(Debug, Clone, Default)]
@@ -90,10 +93,13 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     }
     files::write(&out.join("config.toml"), resolved.toml.as_bytes())?;
     files::write_json(&out.join("run.json"), &trainer.identity.made_with)?;
-    let mut watch = Watch::new(&trainer, &registry, out)?;
+    if let Some(summary) = trainer.data.summary() {
+        files::write_json(&out.join(SUMMARY), summary)?;
+    }
+    let mut watch = watch::of(&trainer, &registry, out)?;
     let saved = from.map(|from| (from.index.state.update, from.index.state.warmed_up));
     let plan = if saved.is_none() { Some(announce(&mut trainer)?) } else { None };
-    Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(&mut watch)
+    Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(watch.as_mut())
 }
 
 /// The newest checkpoint, every file verified. One that is damaged is refused, or set aside where `allowed` and there is an

@@ -12,6 +12,7 @@ use super::checkpoint::{self, Checkpoint, Identity, Parts, State};
 use super::critic::{Critic, CriticContext};
 use super::guard::Guard;
 use super::inspection::Inspection;
+use super::material::Material;
 use super::metrics::Meter;
 use super::networks::Networks;
 use super::resident::{Ledger, Resident};
@@ -19,7 +20,7 @@ use super::rewards::{Rewards, check_finite};
 use super::rollout::{Rollout, rollout};
 use super::student::{StudentContext, accumulate};
 use crate::config::{Optimizer, Resolved, RunConfig};
-use crate::data::{self, Dataset};
+use crate::data::{Dataset, Scope};
 use crate::objective::advantage;
 use crate::pretrain::adamw;
 use crate::prompts::PromptTable;
@@ -43,6 +44,10 @@ pub struct Trainer {
     pub table: PromptTable,
     /// Prompts and real images.
     pub data: Box<dyn Dataset>,
+    /// Prompts of the sample grid with their ids in the table; none for digit scenes, whose suite has its own.
+    pub shown: Vec<(String, usize)>,
+    /// Bytes of latents and embeddings on disk, once all are encoded.
+    pub cache_bytes: u64,
     /// The student's trajectory.
     pub trajectory: Trajectory,
     /// The rewards.
@@ -67,21 +72,32 @@ impl Trainer {
     /// # Errors
     /// Configuration and plugin errors.
     pub fn new(resolved: &Resolved<RunConfig>, registry: &Registry) -> Result<Self> {
+        Self::with_data(resolved, registry, Scope::All)
+    }
+
+    /// The same with a few images and prompts of a set of files, to see what a run would cost: it can be probed, and is
+    /// not to be trained.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn sketch(resolved: &Resolved<RunConfig>, registry: &Registry) -> Result<Self> {
+        Self::with_data(resolved, registry, Scope::Sample)
+    }
+
+    fn with_data(resolved: &Resolved<RunConfig>, registry: &Registry, scope: Scope) -> Result<Self> {
         let config = resolved.config.clone();
-        let identity = Identity {
-            made_with: registry.run_manifest(resolved)?,
-            config: serde_json::to_value(&config).map_err(Error::failed)?,
-        };
+        let mut made_with = registry.run_manifest(resolved)?;
         let device = device::select(&config.compute)?;
         let mut ledger = Ledger::begin(device);
         let random = Random::new(config.seed);
         let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
         let backbone = registry.backbone(&config.backbone, &init)?;
-        let networks = Networks::new(backbone, &config, random, device, &mut ledger)?;
-        let data = data::open(&config.data)?;
-        let prompts: Vec<&str> = data.prompts().iter().map(String::as_str).collect();
-        let table = PromptTable::new(networks.backbone.as_ref(), &prompts)?;
+        ledger.book("base");
+        let Material { data, table, shown, cache_bytes } =
+            Material::of_run(&config, &mut made_with, backbone.as_ref(), device, scope)?;
         ledger.book("embedded prompts");
+        let identity = Identity { made_with, config: serde_json::to_value(&config).map_err(Error::failed)? };
+        let networks = Networks::new(backbone, &config, random, device, &mut ledger)?;
         let sampler = registry.sampler(&config.sampler.component)?;
         let trajectory = Trajectory::new(sampler.as_ref(), config.sampler.steps, config.sampler.sigmas.as_deref())?;
         let weight = config.objective.grpo.weight;
@@ -126,6 +142,8 @@ impl Trainer {
             networks,
             table,
             data,
+            shown,
+            cache_bytes,
             trajectory,
             rewards,
             random,

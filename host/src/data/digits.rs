@@ -1,41 +1,15 @@
-//! Prompts and the real images that belong to them.
+//! The embedded digit scenes as a data set.
 
 use std::path::Path;
 
 use rand::{Rng, RngCore};
-use tch::Tensor;
 
-use crate::config::Data;
+use super::{Dataset, Real};
 use crate::digits::{Caption, Glyphs, Split, Task, sample_images};
 use crate::{Error, Result, prompt_file};
 
-/// A set of prompts with real images for each.
-pub trait Dataset: Send {
-    /// All prompts; the index of a prompt is its id.
-    fn prompts(&self) -> &[String];
-
-    /// Draws a prompt's id.
-    fn draw(&self, rng: &mut dyn RngCore) -> usize;
-
-    /// A real image of a prompt, by its id: `[3, H, W]` in 0..1, on the CPU.
-    ///
-    /// # Errors
-    /// An image that cannot be read; names it.
-    fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Tensor>;
-}
-
-/// Opens the data set of a configuration.
-///
-/// # Errors
-/// Data that cannot be read, or that no weight lets be drawn: names the file and the line.
-pub fn open(config: &Data) -> Result<Box<dyn Dataset>> {
-    match config {
-        Data::Digits { task_weights, prompts } => Ok(Box::new(DigitScenes::new(*task_weights, prompts.as_deref())?)),
-    }
-}
-
 /// The embedded digit scenes: every caption of the grammar or those of a file, and a new scene for each draw.
-struct DigitScenes {
+pub(super) struct DigitScenes {
     captions: Vec<Caption>,
     prompts: Vec<String>,
     /// Of each task that has captions: its share of the draws, the first caption's id and the number of captions.
@@ -44,7 +18,12 @@ struct DigitScenes {
 }
 
 impl DigitScenes {
-    fn new(task_weights: [f64; 6], file: Option<&Path>) -> Result<Self> {
+    /// Every caption of the grammar, or those of `file`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds another sentence, or captions that no weight lets be drawn: names the file and
+    /// the line.
+    pub fn new(task_weights: [f64; 6], file: Option<&Path>) -> Result<Self> {
         let chosen = match file {
             Some(file) => captions_of(file)?,
             None => Task::ALL.into_iter().flat_map(Caption::all).collect(),
@@ -108,8 +87,9 @@ impl Dataset for DigitScenes {
         chosen.1 + rng.random_range(0..chosen.2)
     }
 
-    fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Tensor> {
-        Ok(sample_images(&[self.captions[prompt]], self.glyphs, Split::Train, rng)?.squeeze_dim(0))
+    fn real(&self, prompt: usize, rng: &mut dyn RngCore) -> Result<Real> {
+        let images = sample_images(&[self.captions[prompt]], self.glyphs, Split::Train, rng)?;
+        Ok(Real::Image(images.squeeze_dim(0)))
     }
 }
 
@@ -126,7 +106,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("captions.txt");
         std::fs::write(&path, file).unwrap();
-        let data = open(&Data::Digits { task_weights, prompts: Some(path) }).unwrap();
+        let data = DigitScenes::new(task_weights, Some(&path)).unwrap();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let ids: BTreeSet<usize> = (0..1000).map(|_| data.draw(&mut rng)).collect();
         ids.into_iter().map(|id| data.prompts()[id].clone()).collect()
