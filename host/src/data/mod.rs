@@ -6,6 +6,8 @@ mod folder;
 mod images;
 mod picture;
 mod preparation;
+#[cfg(test)]
+mod tests;
 mod webdataset;
 
 use std::path::PathBuf;
