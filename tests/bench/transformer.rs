@@ -5,13 +5,15 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use advdmd::config::Component;
+use advdmd::config::{Component, Compute};
+use advdmd::device;
 use advdmd::registry::Registry;
 use advdmd_nn::mmdit::{Init, Mmdit, MmditConfig};
 use advdmd_nn::optim::{AdamW, AdamWConfig, Ema};
 use advdmd_nn::{RandomStream, Weights, memory};
 use advdmd_sdk::{Backbone, BackboneInit, Conditioning, DType, Denoiser, Request, Tuning};
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
@@ -51,6 +53,16 @@ fn lora() -> Tuning {
     Tuning::Lora { rank: 32, alpha: 64.0, targets: Vec::new() }
 }
 
+/// What both sides compute: `pass.json` of a folder that also holds `transformer/` and `inputs.safetensors`.
+#[derive(Serialize, Deserialize)]
+struct Pass {
+    device: String,
+    dtype: DType,
+    threads: usize,
+    /// Keep the inputs of blocks alone for the backward pass.
+    activation_checkpointing: bool,
+}
+
 /// Writes the transformer and one batch of inputs.
 fn write(folder: &Path, threads: usize) -> Result<()> {
     let config = config();
@@ -71,7 +83,8 @@ fn write(folder: &Path, threads: usize) -> Result<()> {
     .into_iter()
     .collect();
     inputs.save(&folder.join("inputs.safetensors"), &none)?;
-    std::fs::write(folder.join("threads"), threads.to_string())?;
+    let pass = Pass { device: "cpu".to_owned(), dtype: DType::F32, threads, activation_checkpointing: false };
+    std::fs::write(folder.join("pass.json"), serde_json::to_string(&pass)?)?;
     Ok(())
 }
 
@@ -91,12 +104,15 @@ pub fn measure(pairs: usize, threads: usize) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-fn backbone(folder: &Path, registry: &Registry) -> Result<Box<dyn Backbone>> {
-    let options = json!({ "model": folder, "height": 8 * SIDE, "width": 8 * SIDE });
+fn backbone(folder: &Path, registry: &Registry) -> Result<(Box<dyn Backbone>, Device)> {
+    let pass: Pass = serde_json::from_str(&std::fs::read_to_string(folder.join("pass.json"))?)?;
+    let Pass { device, dtype, threads, activation_checkpointing } = pass;
+    let device = device::select(&Compute { device, dtype, threads })?;
+    let options = json!({ "model": folder, "activation_checkpointing": activation_checkpointing });
     let options = options.as_object().cloned().context("an object")?;
     let component = Component { r#type: "sd3".to_owned(), options };
-    let init = BackboneInit { device: advdmd_sdk::Device::Cpu, dtype: DType::F32, seed: 0 };
-    Ok(registry.backbone(&component, &init)?)
+    let init = BackboneInit { device: device::sdk(device), dtype, seed: 0 };
+    Ok((registry.backbone(&component, &init)?, device))
 }
 
 /// Bytes of teacher, student and fake network as `LoRA`s, with both optimisers and the average, over those of the base.
@@ -105,7 +121,7 @@ fn resident(folder: &Path) -> Result<Row> {
     let bytes = || Ok::<_, anyhow::Error>(memory::read(Device::Cpu)?.current);
     let registry = loaded()?;
     let empty = bytes()?;
-    let backbone = backbone(folder, &registry)?;
+    let (backbone, _) = backbone(folder, &registry)?;
     let _teacher = backbone.denoiser(&Tuning::Frozen, 0)?;
     let base = bytes()? - empty;
     let mut kept: Vec<(Box<dyn Denoiser>, AdamW)> = Vec::new();
@@ -125,12 +141,11 @@ fn resident(folder: &Path) -> Result<Row> {
 /// Reads lines and answers each with one pass, as `transformer.py` does.
 pub fn serve(folder: &Path, mode: &str) -> Result<()> {
     memory::keep_freed();
-    tch::set_num_threads(std::fs::read_to_string(folder.join("threads"))?.trim().parse()?);
     let registry = loaded()?;
-    let backbone = backbone(folder, &registry)?;
+    let (backbone, device) = backbone(folder, &registry)?;
     let backward = mode == MODES[1];
     let denoiser = backbone.denoiser(&if backward { lora() } else { Tuning::Frozen }, 0)?;
-    let inputs = Weights::load(&folder.join("inputs.safetensors"), None, Device::Cpu)?;
+    let inputs = Weights::load(&folder.join("inputs.safetensors"), None, device)?;
     let input = |name: &str| inputs.get(name).map(Tensor::shallow_clone).context("an input is missing");
     let conditioning = Conditioning { context: input("context")?, pooled: Some(input("pooled")?), mask: None };
     let (x, sigma) = (input("x")?, input("sigma")?);
@@ -155,10 +170,14 @@ pub fn serve(folder: &Path, mode: &str) -> Result<()> {
     out.flush()?;
     for line in std::io::stdin().lock().lines() {
         line?;
+        let counted = memory::reset_peak(device).is_ok();
         let begun = Instant::now();
+        // Reading the loss waits for the device.
         let loss = pass()?;
         let seconds = begun.elapsed().as_secs_f64();
-        writeln!(out, "{}", json!({"seconds": seconds, "passes": {}, "values": {"pass/loss": loss}}))?;
+        let peak = if counted { memory::read(device)?.peak } else { 0 };
+        let values = json!({"pass/loss": loss, "memory/peak": peak});
+        writeln!(out, "{}", json!({"seconds": seconds, "passes": {}, "values": values}))?;
         out.flush()?;
     }
     Ok(())
