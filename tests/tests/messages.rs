@@ -16,6 +16,9 @@ fn assert_message(name: &str, advdmd: &Installation, output: &Output) {
     let filters = [
         (folder.to_str().unwrap(), "[FOLDER]"),
         (r"\.rs:\d+:\d+", ".rs:[PLACE]"),
+        // The name of a cache and the pace of a progress line.
+        (r"(text|latents)-[0-9a-f]{24}", "$1-[KEY]"),
+        (r", [0-9.]+/s, ", ", [PACE], "),
         // Which library and which symbol the linker misses first differs from build to build.
         (r"libraries: lib(c10|torch_cpu)\.so", "libraries: [LIBTORCH]"),
         (r"undefined symbol: \w+", "undefined symbol: [SYMBOL]"),
@@ -142,6 +145,62 @@ fn prompts() {
         let args = ["sample", "--backbone", "digits", "--steps", "1", "--prompts", name, "--out", "images"];
         assert_says(&format!("sample-prompts-{name}"), &advdmd, &args);
     }
+}
+
+/// Data of the user's own: each fault names the file and its line, the shard and its member, or the key.
+#[test]
+fn images() {
+    let advdmd = complete();
+    let good = "{\"file_name\": \"a.png\", \"text\": \"a 7\"}\n";
+    let metadata = [
+        ("no-metadata", None),
+        ("not-json", Some("{\"file_name\": \"b.png\", \"text\": \"two\n")),
+        ("no-caption-key", Some("{\"file_name\": \"b.png\", \"caption\": \"two 7s\"}\n")),
+        ("outside", Some("{\"file_name\": \"../b.png\", \"text\": \"two 7s\"}\n")),
+        ("twice", Some(good)),
+        ("all-broken", Some("")),
+    ];
+    let digits = "type = \"digits\"\ntask_weights = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]";
+    for (name, lines) in metadata {
+        let _ = std::fs::remove_dir_all(advdmd.folder().join("images"));
+        std::fs::create_dir(advdmd.folder().join("images")).unwrap();
+        advdmd.write("images/a.png", "no image");
+        if let Some(lines) = lines {
+            advdmd.write("images/metadata.jsonl", format!("{good}{lines}"));
+        }
+        let keys = "type = \"images\"\npath = \"images\"\ncache = \"none\"";
+        assert_train_says(&format!("data-images-{name}"), &advdmd, (digits, keys));
+    }
+    advdmd.write("page.tar", "<!DOCTYPE html>\n<title>404</title>\n");
+    let cases = [
+        ("images-nowhere", "type = \"images\"\npath = \"nowhere\""),
+        ("images-no-path", "type = \"images\""),
+        ("images-unknown-key", "type = \"images\"\npath = \"images\"\nrandom_crop = 2"),
+        ("images-key-of-digits", "type = \"images\"\npath = \"images\"\ntask_weights = [1.0]"),
+        ("images-on-broken", "type = \"images\"\npath = \"images\"\non_broken = \"ignore\""),
+        ("webdataset-nowhere", "type = \"webdataset\"\nshards = \"{00..02}.tar\""),
+        ("webdataset-braces", "type = \"webdataset\"\nshards = \"{02..00}.tar\""),
+        ("webdataset-not-tar", "type = \"webdataset\"\nshards = [\"page.tar\"]"),
+        ("webdataset-no-shards", "type = \"webdataset\"\nshards = 3"),
+    ];
+    for (name, keys) in cases {
+        assert_train_says(&format!("data-{name}"), &advdmd, (digits, keys));
+    }
+    assert_train_says("eval-prompts-of-digits", &advdmd, ("grid = 0", "grid = 0\nprompts = \"run.toml\""));
+}
+
+/// A cache that cannot be written.
+#[test]
+fn a_cache_without_a_place() {
+    let advdmd = complete();
+    std::fs::create_dir(advdmd.folder().join("images")).unwrap();
+    let image = advdmd::png::Image::filled(16, 16, [9, 0, 0]).encode().unwrap();
+    advdmd.write("images/a.png", image);
+    advdmd.write("images/metadata.jsonl", "{\"file_name\": \"a.png\", \"text\": \"a 7\"}\n");
+    advdmd.write("file", "");
+    let digits = "type = \"digits\"\ntask_weights = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]";
+    let keys = "type = \"images\"\npath = \"images\"\ncache = \"file\"";
+    assert_train_says("data-cache-no-place", &advdmd, (digits, keys));
 }
 
 #[test]

@@ -105,7 +105,7 @@ pub enum Data {
     /// A folder of images and a `metadata.jsonl` with one JSON object a line, `file_name` and caption, as Hugging Face's
     /// `imagefolder` has it. JPEG, PNG and `WebP`; several lines may share a caption.
     Images {
-        /// The folder.
+        /// The folder that `metadata.jsonl` lies in; no `file_name` leads out of it.
         #[schemars(extend("format" = "path"))]
         path: PathBuf,
         /// How its images are used.

@@ -46,7 +46,7 @@ pub(super) fn prepare(
     };
     let cache = with.cache.filter(|_| with.scope == Scope::All);
     let digests = cache.map(|cache| cache.digests(from));
-    let reader = Reader { with, framing, latents, digests, filling: None };
+    let reader = Reader { with, framing, latents, digests, filling: None, encoded: 0 };
     let listed = items.len();
     let captions = items.iter().map(|item| item.caption.as_str()).collect::<HashSet<_>>().len();
     let (read, latents) = reader.read_all(few_or_all(items, with.scope))?;
@@ -75,6 +75,8 @@ struct Reader<'a> {
     digests: Option<Digests>,
     /// Shown from the first image on that is not known.
     filling: Option<Filling>,
+    /// Crops encoded so far.
+    encoded: usize,
 }
 
 impl Reader<'_> {
@@ -96,7 +98,8 @@ impl Reader<'_> {
 
     fn advance(&mut self, done: usize) -> Option<Error> {
         let filling = self.filling.as_mut()?;
-        filling.advance(done, "");
+        let encoded = if self.latents.are_kept() { format!("{} encoded", self.encoded) } else { String::new() };
+        filling.advance(done, encoded);
         filling.stopped(done, self.latents.are_kept())
     }
 
@@ -109,8 +112,7 @@ impl Reader<'_> {
     fn read(&mut self, batch: Vec<Item>, total: usize, read: &mut Vec<Read>) -> Result<()> {
         let mut looks: Vec<Look> = batch.iter().map(|item| self.look(item)).collect();
         if looks.iter().any(|look| look.facts.is_none()) && self.filling.is_none() {
-            let task = if self.latents.are_kept() { "encoding images" } else { "checking images" };
-            self.filling = Some(Filling::new(task, total)?);
+            self.filling = Some(Filling::new("reading images", total)?);
         }
         side_by_side(&batch, &mut looks, Look::read);
         for look in &mut looks {
@@ -179,6 +181,7 @@ impl Reader<'_> {
                     return Err(Error::contract(format!("{source}: the backbone's latents are not finite")));
                 }
                 self.latents.put(*key, &latents)?;
+                self.encoded += 1;
             }
         }
         Ok(())

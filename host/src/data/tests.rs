@@ -179,6 +179,15 @@ fn a_look_reads_a_few_and_writes_nothing() {
     assert!(!place.path().join("cache").exists());
 }
 
+#[test]
+fn the_photographs_of_the_examples_are_whole() {
+    let toy = Toy::default();
+    let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/photos");
+    let set = opened(&photos, &options(), &toy, None, Scope::All).unwrap();
+    assert_eq!((set.prompts().len(), set.summary().unwrap().broken.len()), (13, 0));
+    assert_eq!(drawn(set.as_ref(), &toy).size(), [40, 3, 2, 2]);
+}
+
 /// The same images as a shard: the same latents, and each of a caption's images is drawn.
 #[test]
 fn shards_hold_what_a_folder_holds() {

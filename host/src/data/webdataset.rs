@@ -86,11 +86,11 @@ fn read(shard: &Path, text_key: &str, items: &mut Vec<Item>) -> Result<()> {
     let mut archive = tar::Archive::new(file);
     let mut order: Vec<String> = Vec::new();
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
-    let mut last = "its beginning".to_owned();
+    let mut last = String::new();
     let damaged = |last: &str, why: &dyn std::fmt::Display| {
         Error::content(
             shard,
-            format!("no whole tar file: {why}, behind {last}; a compressed one must be unpacked first"),
+            format!("no whole tar file: {why}{}; a compressed one must be unpacked first", behind(last)),
         )
     };
     for entry in archive.entries_with_seek().map_err(|error| damaged(&last, &error))? {
@@ -126,7 +126,7 @@ fn read(shard: &Path, text_key: &str, items: &mut Vec<Item>) -> Result<()> {
             }
         }
     }
-    if order.is_empty() && length > 0 && last == "its beginning" {
+    if order.is_empty() && length > 0 && last.is_empty() {
         return Err(damaged(&last, &"it holds no member"));
     }
     for key in order {
@@ -135,6 +135,11 @@ fn read(shard: &Path, text_key: &str, items: &mut Vec<Item>) -> Result<()> {
         items.push(Item { caption, source });
     }
     Ok(())
+}
+
+/// Where in a shard, by the last member that was whole.
+fn behind(member: &str) -> String {
+    if member.is_empty() { String::new() } else { format!(", behind {member}") }
 }
 
 /// `dir/0001.seg.png` is member `seg.png` of the key `dir/0001`; `None` for names without either part.
