@@ -38,7 +38,7 @@ struct Entry {
 /// What changes when a file does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stamp {
+pub(crate) struct Stamp {
     bytes: u64,
     inode: u64,
     /// When the content changed, in nanoseconds.
@@ -48,7 +48,8 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    /// Of a file as it is now.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         Self {
             bytes: metadata.len(),
@@ -58,7 +59,8 @@ impl Stamp {
         }
     }
 
-    fn is_settled(&self) -> bool {
+    /// Whether a later change will have another stamp.
+    pub(crate) fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.is_ok_and(|now| now.as_nanos() as i128 - self.changed > SETTLED_NANOSECONDS)
     }

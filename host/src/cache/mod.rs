@@ -5,7 +5,7 @@
 //! SHA-256 of what was encoded. Shards are written whole or not at all and never changed, so that several processes may
 //! fill one shelf; what both encode is there twice.
 
-mod digests;
+mod facts;
 mod filling;
 mod shard;
 mod shelf;
@@ -18,11 +18,12 @@ use advdmd_sdk::DType;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-pub use digests::{Digests, Facts, Stamp};
+pub(crate) use facts::{Facts, KnownImages};
 pub use filling::Filling;
 pub use shelf::{Shelf, Tensors};
 
 use crate::config::Component;
+use crate::digests::cache_folder;
 use crate::registry::RunManifest;
 use crate::{Error, Result};
 
@@ -31,9 +32,6 @@ const FORMAT: u32 = 1;
 
 /// The word that stands for no cache, where a folder is expected.
 pub const NONE: &str = "none";
-
-/// What the program's cache folder is called in the environment.
-const VARIABLE: &str = "ADVDMD_CACHE";
 
 /// SHA-256 of what was encoded.
 pub type Key = [u8; 32];
@@ -87,9 +85,9 @@ impl Cache {
         Shelf::open(&self.root.join(format!("{kind}-{}", &digest[..24])), identity)
     }
 
-    /// What is known of the files of the data set at `path`.
-    pub fn digests(&self, path: &str) -> Digests {
-        Digests::open(&self.root.join(format!("digests-{}.json", &hex(&key_of(path))[..24])))
+    /// What is known of the images of the data set at `path`.
+    pub(crate) fn known_images(&self, path: &str) -> KnownImages {
+        KnownImages::open(&self.root.join(format!("images-{}.json", &hex(&key_of(path))[..24])))
     }
 }
 
@@ -102,12 +100,7 @@ pub fn root(configured: Option<&Path>) -> Result<Option<PathBuf>> {
     if configured == Some(Path::new(NONE)) {
         return Ok(None);
     }
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = configured
-        .map(Path::to_owned)
-        .or_else(|| variable(VARIABLE))
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("advdmd")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/advdmd")));
+    let folder = configured.map(Path::to_owned).or_else(cache_folder);
     let hint = format!("set `data.cache` to a folder, or to \"{NONE}\" to do without");
     let folder =
         folder.ok_or_else(|| Error::usage("no folder for encoded prompts and images: HOME is not set", hint))?;

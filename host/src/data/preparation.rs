@@ -10,9 +10,10 @@ use tch::Tensor;
 use super::images::{Framing, ImageSet, Item, Latents, Picture, Source};
 use super::picture;
 use super::{Broken, Preparation, Scope, Summary};
-use crate::cache::{Digests, Facts, Filling, Stamp, hex, key_of};
+use crate::cache::{Facts, Filling, KnownImages, hex, key_of};
 use crate::config::{ImageOptions, OnBroken};
 use crate::device::upload;
+use crate::digests::Stamp;
 use crate::{Error, Result};
 
 /// Images that are read and decoded side by side, at most.
@@ -45,8 +46,8 @@ pub(super) fn prepare(
         (Some(cache), Scope::All) => Latents::Shelf(cache.shelf("latents", &more)?),
     };
     let cache = with.cache.filter(|_| with.scope == Scope::All);
-    let digests = cache.map(|cache| cache.digests(from));
-    let reader = Reader { with, framing, latents, digests, filling: None, encoded: 0 };
+    let known = cache.map(|cache| cache.known_images(from));
+    let reader = Reader { with, framing, latents, known, filling: None, encoded: 0 };
     let listed = items.len();
     let captions = items.iter().map(|item| item.caption.as_str()).collect::<HashSet<_>>().len();
     let (read, latents) = reader.read_all(few_or_all(items, with.scope))?;
@@ -72,7 +73,7 @@ struct Reader<'a> {
     with: &'a Preparation<'a>,
     framing: Framing,
     latents: Latents,
-    digests: Option<Digests>,
+    known: Option<KnownImages>,
     /// Shown from the first image on that is not known.
     filling: Option<Filling>,
     /// Crops encoded so far.
@@ -105,7 +106,10 @@ impl Reader<'_> {
 
     fn save(&mut self) -> Result<()> {
         self.latents.flush()?;
-        self.digests.as_mut().map_or(Ok(()), Digests::save)
+        if let Some(known) = &mut self.known {
+            known.save();
+        }
+        Ok(())
     }
 
     /// Reads a batch; what is neither known nor encoded is decoded and encoded.
@@ -126,8 +130,8 @@ impl Reader<'_> {
         self.encode(&batch, &mut looks)?;
         for (item, look) in batch.into_iter().zip(looks) {
             let facts = look.facts.unwrap_or_else(|| Err("not read".to_owned()));
-            if let (Some(digests), Ok(facts)) = (&mut self.digests, &facts) {
-                digests.put(&look.name, look.stamp, *facts);
+            if let (Some(known), Some(stamp), Ok(facts)) = (&mut self.known, &look.stamp, &facts) {
+                known.put(&look.name, stamp, *facts);
             }
             read.push(Read { item, facts });
         }
@@ -136,13 +140,13 @@ impl Reader<'_> {
 
     /// What is known of an image without reading it.
     fn look(&self, item: &Item) -> Look {
-        let stamp = item.source.file().metadata().ok().and_then(|file| Stamp::of(&file));
+        let stamp = item.source.file().metadata().ok().map(|file| Stamp::of(&file));
         let name = match &item.source {
             Source::File(_) => item.source.to_string(),
             // A shard may be packed anew with the same names.
             Source::Member { offset, .. } => format!("{} at {offset}", item.source),
         };
-        let known = self.digests.as_ref().and_then(|digests| digests.get(&name, stamp));
+        let known = self.known.as_ref().zip(stamp.as_ref()).and_then(|(known, stamp)| known.get(&name, stamp));
         let known = known.filter(|facts| self.is_encoded(facts));
         let facts = if item.caption.is_empty() {
             Some(Err("its caption is empty or missing".to_owned()))
@@ -190,7 +194,7 @@ impl Reader<'_> {
 
 /// What is known of an image, and its pixels where they are wanted.
 struct Look {
-    /// What the list of digests calls it.
+    /// What the list of known images calls it.
     name: String,
     stamp: Option<Stamp>,
     /// `None` until it is read.

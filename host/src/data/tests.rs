@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +24,7 @@ fn png(colour: u8, [width, height]: [u32; 2]) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Four images of three captions, one of them smaller than the toy's 8 x 8. They are old, so that their times tell.
+/// Four images of three captions, one of them smaller than the toy's 8 x 8.
 fn folder(path: &Path) {
     fs::create_dir_all(path.join("sub")).unwrap();
     let images = [
@@ -37,15 +36,9 @@ fn folder(path: &Path) {
     let mut lines = String::new();
     for (index, (name, text, size)) in images.into_iter().enumerate() {
         fs::write(path.join(name), png(40 * index as u8, size)).unwrap();
-        age(&path.join(name));
         lines += &format!("{{\"file_name\": {name:?}, \"text\": {text:?}}}\n");
     }
     fs::write(path.join("metadata.jsonl"), lines).unwrap();
-}
-
-fn age(file: &Path) {
-    let long_ago = SystemTime::now() - Duration::from_mins(1);
-    File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
 }
 
 fn opened(
@@ -108,9 +101,7 @@ fn a_changed_image_is_encoded_again_and_the_set_is_another() {
         set.summary().unwrap().sha256.clone()
     };
     let before = sha256(4);
-    // As long as before, and as old.
     fs::write(data.join("a.png"), png(1, [8, 8])).unwrap();
-    age(&data.join("a.png"));
     let changed = sha256(1);
     assert_ne!(changed, before);
     assert_eq!(sha256(0), changed);
@@ -202,7 +193,6 @@ fn shards_hold_what_a_folder_holds() {
         shard.append_data(&mut header, name.replace("png", "txt"), caption.as_bytes()).unwrap();
     }
     shard.into_inner().unwrap().sync_all().unwrap();
-    age(&place.path().join("set-0.tar"));
     let toy = Toy::default();
     let of_folder = opened(&data, &options(), &toy, Some(&kept), Scope::All).unwrap();
     let config = Data::Webdataset { shards: Shards::One(place.path().join("set-{0..0}.tar")), images: options() };
