@@ -8,6 +8,7 @@ pub mod digests;
 pub mod digits;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod files;
 pub mod hub;
 pub mod interrupt;

@@ -6,7 +6,7 @@ use advdmd_nn::load_parameters;
 use advdmd_sdk::{Backbone, BackboneInit, Denoiser, Sampler, Tuning};
 use tch::Device;
 
-use crate::config::{Component, Compute, load_run};
+use crate::config::{Component, Compute, RunConfig, load_run};
 use crate::pipeline::Pipeline;
 use crate::random::Random;
 use crate::registry::Registry;
@@ -41,28 +41,31 @@ impl Model {
     /// # Errors
     /// A folder that holds no run or no checkpoint, or plugins that are not found.
     pub fn from_run(run: &Path, sets: &[String]) -> Result<Self> {
-        let path = run.join("config.toml");
-        if !path.exists() {
-            let hint = "give the folder that `advdmd train` wrote, such as `runs/NAME`".to_owned();
-            return Err(Error::usage(format!("{} holds no run: it has no config.toml", run.display()), hint));
-        }
-        let config = load_run(&path, sets)?.config;
+        let config = run_config(run, sets)?;
+        let registry = Registry::discover(&config.plugins.paths)?;
+        Self::student(&registry, run, &config)
+    }
+
+    /// The same for a run whose configuration was read already.
+    ///
+    /// # Errors
+    /// As [`Model::from_run`].
+    pub fn student(registry: &Registry, run: &Path, config: &RunConfig) -> Result<Self> {
         let Some(newest) = checkpoint::latest(run)? else {
             let hint = "train it first, or let it reach its first checkpoint".to_owned();
             return Err(Error::usage(format!("{} holds no checkpoint", run.display()), Some(hint)));
         };
-        let registry = Registry::discover(&config.plugins.paths)?;
-        let mut model = Self::load(&registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
+        let mut model = Self::load(registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
         let newest = Checkpoint::open(&newest)?;
-        let now = serde_json::to_value(&config).map_err(Error::failed)?;
+        let now = serde_json::to_value(config).map_err(Error::failed)?;
         for line in config_drift(&newest.index.identity.config, &now) {
             tracing::warn!("{}/config.toml was changed after the checkpoint was made: {line}", run.display());
         }
         let averages = newest.averages(model.device)?;
         load_parameters(&model.denoiser.parameters(), &averages)?;
-        model.with_sampler(&registry, &config.sampler.component)?;
+        model.with_sampler(registry, &config.sampler.component)?;
         model.steps = Some(config.sampler.steps);
-        model.sigmas = config.sampler.sigmas;
+        model.sigmas.clone_from(&config.sampler.sigmas);
         model.updates = newest.index.state.update;
         Ok(model)
     }
@@ -130,4 +133,17 @@ impl Model {
     pub fn device(&self) -> Device {
         self.device
     }
+}
+
+/// The configuration of a run, as its folder keeps it, with `sets` applied.
+///
+/// # Errors
+/// A folder that holds no run.
+pub fn run_config(run: &Path, sets: &[String]) -> Result<RunConfig> {
+    let path = run.join("config.toml");
+    if !path.exists() {
+        let hint = "give the folder that `advdmd train` wrote, such as `runs/NAME`".to_owned();
+        return Err(Error::usage(format!("{} holds no run: it has no config.toml", run.display()), hint));
+    }
+    Ok(load_run(&path, sets)?.config)
 }

@@ -19,7 +19,8 @@ pub struct ComputeArgs {
     threads: Option<usize>,
 }
 
-fn device_name(text: &str) -> Result<String, String> {
+/// For options that name a device.
+pub fn device_name(text: &str) -> Result<String, String> {
     device::parse(text).map(|_| text.to_owned()).ok_or_else(|| format!("expected {}", device::NAMES))
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod digits;
 mod eval;
+mod export;
 mod logging;
 mod model_args;
 mod output;
@@ -58,6 +59,8 @@ enum Command {
     Sample(sample::Sample),
     /// Score a student or a backbone on a suite
     Eval(eval::Eval),
+    /// Write a student in the format of another tool, and prove that it arrived
+    Export(export::Export),
     /// Distil the digit teacher into a 4-step student and show the result
     Demo(demo::Demo),
     /// Go once more through an update that was not finite, and show every tensor on the way
@@ -115,6 +118,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Check(command) => check::run(&command),
