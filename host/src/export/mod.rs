@@ -132,8 +132,8 @@ pub fn export(run: &Path, sets: &[String], options: &ExportOptions) -> Result<Ex
         }
         judge(&export, &probe)?;
         let base = if export.format == Format::Merged { Some(folder) } else { export.base.as_deref().map(Path::new) };
-        let pipeline = base.and_then(pipeline_class);
-        files::write(&folder.join("README.md"), readme::text(&export, pipeline.as_deref()).as_bytes())?;
+        let pipeline = base.and_then(|base| readme::Pipeline::of(base, &export.sigmas));
+        files::write(&folder.join("README.md"), readme::text(&export, pipeline.as_ref()).as_bytes())?;
         files::write_json(&folder.join(INDEX), &export)
     })?;
     Ok(export)
@@ -261,10 +261,4 @@ fn judge(export: &Export, probe: &Probe) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The class that a pipeline folder of diffusers names.
-fn pipeline_class(folder: &Path) -> Option<String> {
-    let index: serde_json::Value = files::read_json(&folder.join("model_index.json")).ok()?;
-    index.get("_class_name")?.as_str().map(str::to_owned)
 }

@@ -4,10 +4,43 @@
 use std::fmt::Write as _;
 use std::path::{Component as Part, Path};
 
-use super::{Export, Format, comfy};
+use advdmd_nn::schedule::FlowMatchEuler;
+use serde_json::Value as Json;
 
-/// The text. `pipeline` is the class that the base's `model_index.json` names, where it has one.
-pub fn text(export: &Export, pipeline: Option<&str>) -> String {
+use super::{Export, Format, comfy};
+use crate::files;
+
+/// What diffusers knows of a pipeline folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipeline {
+    /// The class that `model_index.json` names.
+    pub class: String,
+    /// Whether its own scheduler walks the student's sigmas when it is asked for that many steps.
+    pub walks: bool,
+}
+
+impl Pipeline {
+    /// Of the pipeline in `folder`, if there is one.
+    pub fn of(folder: &Path, sigmas: &[f64]) -> Option<Self> {
+        let index: Json = files::read_json(&folder.join("model_index.json")).ok()?;
+        let class = index["_class_name"].as_str()?.to_owned();
+        let scheduler: Json = files::read_json(&folder.join("scheduler/scheduler_config.json")).unwrap_or_default();
+        Some(Self { class, walks: walks(&scheduler, sigmas) })
+    }
+}
+
+fn walks(scheduler: &Json, sigmas: &[f64]) -> bool {
+    let turned_on = |key: &str| scheduler[key] == true;
+    let Some(shift) = scheduler["shift"].as_f64() else { return false };
+    let own = FlowMatchEuler { shift, shift_terminal: scheduler["shift_terminal"].as_f64() }.sigmas(sigmas.len() - 1);
+    let other = ["use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
+    scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+        && !other.into_iter().any(turned_on)
+        && own.iter().zip(sigmas).all(|(own, given)| (own - given).abs() < 1e-6)
+}
+
+/// The text. `pipeline` is the base's, or that of the export itself where it is a whole model.
+pub fn text(export: &Export, pipeline: Option<&Pipeline>) -> String {
     let Export { format, backbone, steps, updates, sampler, .. } = export;
     let sigmas = list(&export.sigmas);
     let mut text = format!(
@@ -46,30 +79,43 @@ fn list(sigmas: &[f64]) -> String {
 }
 
 /// Loading and sampling with diffusers.
-fn python(export: &Export, pipeline: &str) -> String {
-    let base = export.base.as_deref().unwrap_or("BASE");
-    let from = match export.format {
-        Format::Merged => "\"PATH/TO/THIS/FOLDER\"".to_owned(),
-        _ => origin(Path::new(base)),
+fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
+    let merged = export.format == Format::Merged;
+    let from = match &export.base {
+        Some(base) if !merged => origin(Path::new(base)),
+        _ => "\"PATH/TO/THIS/FOLDER\"".to_owned(),
     };
     let load = match export.format {
         Format::Diffusers => "pipe.load_lora_weights(\"PATH/TO/THIS/FOLDER\")\n",
         Format::Peft => {
             "pipe.transformer = PeftModel.from_pretrained(pipe.transformer, \"PATH/TO/THIS/FOLDER\").merge_and_unload()\n"
         }
-        _ => "",
+        Format::Comfy | Format::Merged => "",
     };
-    let import = if export.format == Format::Peft { "from peft import PeftModel\n" } else { "" };
-    let sigmas = &export.sigmas[..export.sigmas.len() - 1];
-    // diffusers appends the 0; its own shift would move the sigmas that it is given.
+    let peft = if export.format == Format::Peft { "from peft import PeftModel\n" } else { "" };
+    let steps = export.steps;
+    // diffusers appends the 0 at the end itself.
+    let sigmas = &export.sigmas[..steps];
+    let (import, scheduler, call, warning) = if merged && *walks {
+        let warning = format!(
+            "The folder's own scheduler walks the student's sigmas at {steps} steps, and others at another number of steps. It \
+             must not be given `sigmas=` on top, which it would move."
+        );
+        (String::new(), "", String::new(), warning)
+    } else {
+        (
+            "FlowMatchEulerDiscreteScheduler, ".to_owned(),
+            "# Takes the sigmas as they are given, without another shift.\n\
+             pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)\n",
+            format!(", sigmas={sigmas:?}"),
+            "With the base's own scheduler, or without `sigmas=`, the steps lie elsewhere and the pictures are bad."
+                .to_owned(),
+        )
+    };
     format!(
-        "```python\nimport torch\nfrom diffusers import FlowMatchEulerDiscreteScheduler, {pipeline}\n{import}\n\
-         pipe = {pipeline}.from_pretrained({from}, torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}\
-         # Takes the sigmas as they are given, without another shift.\n\
-         pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)\n\
-         image = pipe(\n    \"a prompt\", num_inference_steps={}, sigmas={sigmas:?}, guidance_scale=1.0\n).images[0]\n```\n\n\
-         With the base's own scheduler and without `sigmas=`, the same steps lie elsewhere and the pictures are bad.\n",
-        export.steps
+        "```python\nimport torch\nfrom diffusers import {import}{class}\n{peft}\n\
+         pipe = {class}.from_pretrained({from}, torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
+         image = pipe(\"a prompt\", num_inference_steps={steps}{call}, guidance_scale=1.0).images[0]\n```\n\n{warning}\n"
     )
 }
 
@@ -146,7 +192,11 @@ mod tests {
 
     #[test]
     fn python_names_base_sigmas_and_scheduler() {
-        let text = text(&export(Format::Peft, &[1.0, 0.9, 0.75, 0.5, 0.0]), Some("StableDiffusion3Pipeline"));
+        let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
+        let pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), walks: true };
+        let merged = text(&export(Format::Merged, &sigmas), Some(&pipeline));
+        assert!(merged.contains("(\"a prompt\", num_inference_steps=4, guidance_scale=1.0)"), "{merged}");
+        let text = text(&export(Format::Peft, &sigmas), Some(&pipeline));
         for part in [
             "StableDiffusion3Pipeline.from_pretrained(\"org/a--b\", revision=\"abc\", ",
             "PeftModel.from_pretrained(pipe.transformer, ",
@@ -166,6 +216,22 @@ mod tests {
         let custom = text(&export(Format::Comfy, &[1.0, 0.9, 0.5, 0.25, 0.0]), None);
         assert!(custom.contains("the sigmas 1,0.9,0.5,0.25,0 ("), "{custom}");
         assert!(text(&export(Format::Comfy, &[1.0, 0.75, 0.0]), None).contains("shift 3, "));
+    }
+
+    #[test]
+    fn a_scheduler_that_walks_the_sigmas_is_known() {
+        let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
+        let scheduler = |shift: f64, terminal: Option<f64>, dynamic: bool| {
+            let class = "FlowMatchEulerDiscreteScheduler";
+            let mut config = serde_json::json!({ "_class_name": class, "shift": shift, "shift_terminal": terminal });
+            config["use_dynamic_shifting"] = dynamic.into();
+            config
+        };
+        let own = FlowMatchEuler::walking(&sigmas).unwrap();
+        assert!(walks(&scheduler(own.shift, own.shift_terminal, false), &sigmas));
+        assert!(!walks(&scheduler(own.shift, own.shift_terminal, true), &sigmas));
+        assert!(!walks(&scheduler(3.0, None, false), &sigmas));
+        assert!(!walks(&Json::Null, &sigmas));
     }
 
     #[test]

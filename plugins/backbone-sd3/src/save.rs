@@ -6,6 +6,7 @@ use std::path::Path;
 
 use advdmd_nn::Weights;
 use advdmd_nn::mmdit::MmditConfig;
+use advdmd_nn::schedule::FlowMatchEuler;
 use advdmd_sdk::{Error, Result, SaveOptions};
 use serde_json::{Value, json};
 
@@ -62,16 +63,29 @@ pub fn save(
     weights.save(&transformer.join(format!("{DIFFUSERS_STEM}.safetensors")), &BTreeMap::new())
 }
 
-/// The base's scheduler, or for a few-step student one that leaves the sigmas given to it as they are: the base's would
-/// shift them.
+/// The base's scheduler, or for a few-step student one that walks its sigmas when a pipeline asks for that many steps.
+/// Where none does, one that leaves the sigmas given to it as they are: the base's would shift them.
 fn scheduler(pipeline: &Path, options: &SaveOptions) -> Result<Value> {
     let path = pipeline.join("scheduler/scheduler_config.json");
-    let mut scheduler = if path.is_file() { read_json(&path)? } else { json!({ "num_train_timesteps": 1000 }) };
-    if options.sigmas.is_some() {
+    let mut scheduler = if path.is_file() { read_json(&path)? } else { json!({}) };
+    if let Some(sigmas) = &options.sigmas {
+        let plain = FlowMatchEuler { shift: 1.0, shift_terminal: None };
+        let FlowMatchEuler { shift, shift_terminal } = FlowMatchEuler::walking(sigmas).unwrap_or(plain);
         scheduler["_class_name"] = "FlowMatchEulerDiscreteScheduler".into();
-        scheduler["shift"] = 1.0.into();
-        scheduler["use_dynamic_shifting"] = false.into();
-        scheduler["shift_terminal"] = Value::Null;
+        scheduler["num_train_timesteps"] = 1000.into();
+        scheduler["shift"] = shift.into();
+        scheduler["shift_terminal"] = shift_terminal.into();
+        // What else the base's settings may turn on.
+        for key in [
+            "use_dynamic_shifting",
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "invert_sigmas",
+            "stochastic_sampling",
+        ] {
+            scheduler[key] = false.into();
+        }
     }
     Ok(scheduler)
 }

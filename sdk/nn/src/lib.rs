@@ -41,6 +41,7 @@ mod norm;
 pub mod optim;
 mod params;
 mod random;
+pub mod schedule;
 mod stored;
 mod weights;
 
