@@ -6,7 +6,7 @@ The conversion is the reverse of diffusers' `convert_sd3_transformer_checkpoint_
 written and has to give the pipeline's own weights back, bit for bit. `--prefix` names the tensors as whole checkpoints do
 (`model.diffusion_model.`), beside a tensor of an autoencoder that a reader has to leave alone.
 
-    for name in sd3 sd35; do python sd3_single_file.py sd3/$name-tiny sd3/$name-tiny.original.safetensors; done
+    for name in sd3-tiny sd35-tiny; do python sd3_single_file.py sd3/$name sd3_original/$name.safetensors; done
 """
 
 import argparse

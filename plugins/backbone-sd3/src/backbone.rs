@@ -18,13 +18,13 @@ use crate::save::save;
 use crate::text::{TextEncoders, TextOptions};
 use crate::vae::{Vae, VaeConfig};
 
-/// Stable Diffusion 3 or 3.5. The transformer's weights are read at once and shared by every denoiser; encoders and
-/// autoencoder when they are first needed.
+/// Stable Diffusion 3 or 3.5. Each part is read when it is first needed, so that text encoders which were released by then
+/// are never in memory beside the transformer; its weights are shared by every denoiser.
 #[derive(Debug)]
 pub struct Sd3 {
     files: ModelFiles,
     config: MmditConfig,
-    base: Weights,
+    base: OnceCell<Weights>,
     kind: Kind,
     device: Device,
     /// Height and width of an image in pixels.
@@ -43,7 +43,7 @@ pub struct Sd3 {
 const VAE_SCALE: i64 = 8;
 
 impl Sd3 {
-    /// Reads the transformer of `files`.
+    /// Checks the configuration and the transformer of `files`, without reading weights.
     ///
     /// # Errors
     /// Files that cannot be read or do not fit, or an image size that is no multiple of what the model's patches cover.
@@ -65,11 +65,11 @@ impl Sd3 {
             Ok(side)
         };
         let image = [side("height", options.height)?, side("width", options.width)?];
-        let base = files.read_transformer(&config, kind, device)?;
+        files.check_transformer(&config)?;
         Ok(Self {
             files,
             config,
-            base,
+            base: OnceCell::new(),
             kind,
             device,
             image,
@@ -83,19 +83,30 @@ impl Sd3 {
         })
     }
 
+    fn base(&self) -> Result<&Weights> {
+        filled(&self.base, || self.files.read_transformer(&self.config, self.kind, self.device))
+    }
+
     fn vae(&self) -> Result<&Vae> {
-        if self.vae.get().is_none() {
+        filled(&self.vae, || {
             self.files.part("vae")?;
             let pipeline = self.files.pipeline.as_deref().unwrap_or(Path::new(""));
-            let mut vae = Vae::load(pipeline, self.kind, self.device)?;
-            if let Some(side) = self.vae_tile {
-                vae = vae.tiled(side).map_err(|error| error.context("vae_tile"))?;
+            let vae = Vae::load(pipeline, self.kind, self.device)?;
+            match self.vae_tile {
+                Some(side) => vae.tiled(side).map_err(|error| error.context("vae_tile")),
+                None => Ok(vae),
             }
-            // Nobody else can have filled the cell in between: the backbone is used by one thread at a time.
-            let _ = self.vae.set(vae);
-        }
-        self.vae.get().ok_or_else(|| Error::failed("the autoencoder is gone"))
+        })
     }
+}
+
+/// What is in `cell`, made first if nothing is.
+fn filled<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(made) = cell.get() {
+        return Ok(made);
+    }
+    let made = make()?;
+    Ok(cell.get_or_init(|| made))
 }
 
 impl Backbone for Sd3 {
@@ -147,7 +158,7 @@ impl Backbone for Sd3 {
             let found = options.dtype;
             return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {found:?}")));
         }
-        let weights = self.base.merged(parameters, &options.tuning, options.dtype.into())?;
+        let weights = self.base()?.merged(parameters, &options.tuning, options.dtype.into())?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
         save(folder, &self.config, &weights, &self.files, options)
     }
@@ -163,7 +174,7 @@ impl Backbone for Sd3 {
     }
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
-        let params = Params::new(&self.base, tuning, &LORA_TARGETS, seed)?;
+        let params = Params::new(self.base()?, tuning, &LORA_TARGETS, seed)?;
         let network = Mmdit::new(&self.config, &params)?.with_checkpointing(self.activation_checkpointing);
         Ok(Box::new(Sd3Denoiser { network }))
     }

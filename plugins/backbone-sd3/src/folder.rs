@@ -114,19 +114,35 @@ impl ModelFiles {
         }
     }
 
+    /// Checks that the files hold exactly the transformer of `config`, without reading it.
+    ///
+    /// # Errors
+    /// Files that cannot be read; missing, unexpected and misshapen tensors in one error.
+    pub fn check_transformer(&self, config: &MmditConfig) -> Result<()> {
+        let stored = self.stored()?;
+        if single_file::is_original(&stored) {
+            return single_file::check(&stored, config);
+        }
+        stored.check_layout(&Mmdit::layout(config)?, |_| false)
+    }
+
     /// Weights of the transformer, each tensor straight to `kind` and `device`.
     ///
     /// # Errors
-    /// Files that cannot be read; missing, unexpected and misshapen tensors in one error, before anything is read.
+    /// As [`ModelFiles::check_transformer`], before anything is read.
     pub fn read_transformer(&self, config: &MmditConfig, kind: Kind, device: Device) -> Result<Weights> {
-        let stored = match &self.transformer {
-            TransformerFiles::Folder(folder) => Stored::open_folder(folder, DIFFUSERS_STEM, self.variant.as_deref())?,
-            TransformerFiles::File(path) => Stored::open(path)?,
-        };
+        let stored = self.stored()?;
         if single_file::is_original(&stored) {
             return single_file::read(&stored, config, Some(kind), device);
         }
         stored.read_layout(&Mmdit::layout(config)?, |_| false, Some(kind), device)
+    }
+
+    fn stored(&self) -> Result<Stored> {
+        match &self.transformer {
+            TransformerFiles::Folder(folder) => Stored::open_folder(folder, DIFFUSERS_STEM, self.variant.as_deref()),
+            TransformerFiles::File(path) => Stored::open(path),
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The transformer of an original single-file checkpoint, under diffusers' names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use advdmd_nn::mmdit::{Mmdit, MmditConfig};
 use advdmd_nn::{Stored, Weights};
 use advdmd_sdk::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
-use crate::original::origin;
+use crate::original::{Origin, origin};
 
 /// What whole checkpoints put before the transformer's names.
 const PREFIX: &str = "model.diffusion_model.";
@@ -89,38 +90,57 @@ pub fn config_of(file: &Stored, beside: Option<&MmditConfig>) -> Result<MmditCon
     Ok(config)
 }
 
+/// A tensor of the transformer and the rows of the file that it is.
+struct Piece {
+    name: String,
+    rows: Range<i64>,
+    tensor: String,
+    swapped: bool,
+}
+
+/// Checks that the file holds exactly the transformer of `config`.
+///
+/// # Errors
+/// As [`Weights::check`], in the file's own names.
+pub fn check(file: &Stored, config: &MmditConfig) -> Result<()> {
+    pieces(file, config).map(drop)
+}
+
 /// Reads the transformer, split and renamed, each tensor straight to `kind` and `device`.
 ///
 /// # Errors
-/// As [`Weights::check`], in the file's own names, before anything is read.
+/// As [`check`], before anything is read.
 pub fn read(file: &Stored, config: &MmditConfig, kind: Option<Kind>, device: Device) -> Result<Weights> {
+    let tensors = pieces(file, config)?.into_iter().map(|Piece { name, rows, tensor, swapped }| {
+        if !swapped {
+            return Ok((name, file.read_rows(&tensor, rows, kind, device)?));
+        }
+        let middle = i64::midpoint(rows.start, rows.end);
+        let halves = [middle..rows.end, rows.start..middle].map(|rows| file.read_rows(&tensor, rows, kind, device));
+        let [first, second] = halves;
+        Ok((name, Tensor::f_cat(&[first?, second?], 0)?))
+    });
+    tensors.collect()
+}
+
+fn pieces(file: &Stored, config: &MmditConfig) -> Result<Vec<Piece>> {
     let prefix = prefix(file);
-    let layout = Mmdit::layout(config)?;
-    let mut pieces = Vec::with_capacity(layout.len());
+    let mut pieces = Vec::new();
     let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    for (name, shape) in &layout {
-        let origin = origin(config, name).ok_or_else(|| Error::unsupported(format!("{name} in a single file")))?;
-        let tensor = format!("{prefix}{}", origin.tensor);
-        let mut whole = shape.clone();
-        whole[0] *= origin.parts as i64;
-        expected.insert(tensor.clone(), whole);
-        pieces.push((name, shape[0], tensor, origin));
+    for (name, shape) in Mmdit::layout(config)? {
+        let Origin { tensor, part, parts, swapped } =
+            origin(config, &name).ok_or_else(|| Error::unsupported(format!("{name} in a single file")))?;
+        let tensor = format!("{prefix}{tensor}");
+        let first = part as i64 * shape[0];
+        pieces.push(Piece { rows: first..first + shape[0], tensor: tensor.clone(), swapped, name });
+        let mut whole = shape;
+        whole[0] *= parts as i64;
+        expected.insert(tensor, whole);
     }
     // Encoders and autoencoder, where the file holds them, and what trainers leave behind.
     let ignored = |name: &str| if prefix.is_empty() { is_other_part(name) } else { !name.starts_with(prefix) };
     file.check_layout(&expected.into_iter().collect::<Vec<_>>(), ignored)?;
-    let tensors = pieces.into_iter().map(|(name, rows, tensor, origin)| {
-        let first = origin.part as i64 * rows;
-        let read = |first: i64, rows: i64| file.read_rows(&tensor, first..first + rows, kind, device);
-        let value = if origin.swapped {
-            let half = rows / 2;
-            Tensor::f_cat(&[read(first + half, half)?, read(first, half)?], 0)?
-        } else {
-            read(first, rows)?
-        };
-        Ok((name.clone(), value))
-    });
-    tensors.collect()
+    Ok(pieces)
 }
 
 fn is_other_part(name: &str) -> bool {

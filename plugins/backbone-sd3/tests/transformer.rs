@@ -16,6 +16,11 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/sd3").join(name)
 }
 
+/// The same transformer as an original single file (`tests/golden/sd3_single_file.py`).
+fn original(model: &str) -> PathBuf {
+    golden("../sd3_original").join(model).with_extension("safetensors")
+}
+
 fn build(mut config: Value, dtype: DType) -> Result<Box<dyn Backbone>> {
     config["type"] = "sd3".into();
     build_backbone(&config, &BackboneInit { device: Device::Cpu, dtype, seed: 3 })
@@ -71,15 +76,15 @@ fn single_files_give_the_same_bits() {
     for model in MODELS {
         let reference = Reference::of(model);
         let expected = reference.velocities(&*frozen(json!({ "model": golden(model) })));
-        let original = golden(&format!("{model}.original.safetensors"));
+        let single = original(model);
         // Beside a pipeline, in its folder, and with the prefix and the other parts of a whole checkpoint.
-        let beside = json!({ "model": golden(model), "transformer": original });
+        let beside = json!({ "model": golden(model), "transformer": single });
         assert!(reference.velocities(&*frozen(beside)).equal(&expected), "{model}");
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("transformer")).unwrap();
         std::fs::copy(golden(model).join("transformer/config.json"), folder.path().join("transformer/config.json"))
             .unwrap();
-        let whole = Weights::load(&original, None, tch::Device::Cpu).unwrap().into_iter();
+        let whole = Weights::load(&single, None, tch::Device::Cpu).unwrap().into_iter();
         let mut whole: Weights =
             whole.map(|(name, tensor)| (format!("model.diffusion_model.{name}"), tensor)).collect();
         whole.insert("first_stage_model.encoder.conv_in.bias", Tensor::zeros([4], (Kind::Float, tch::Device::Cpu)));
@@ -89,7 +94,7 @@ fn single_files_give_the_same_bits() {
     }
     // With qk-normalisation a file alone tells the whole architecture.
     let reference = Reference::of("sd35-tiny");
-    let alone = frozen(json!({ "model": golden("sd35-tiny.original.safetensors"), "height": 96, "width": 96 }));
+    let alone = frozen(json!({ "model": original("sd35-tiny"), "height": 96, "width": 96 }));
     assert!(
         reference.velocities(&*alone).equal(&reference.velocities(&*frozen(json!({ "model": golden("sd35-tiny") }))))
     );
@@ -151,7 +156,7 @@ fn bfloat16_is_as_near_as_diffusers_own() {
 #[test]
 fn what_does_not_fit_is_listed_before_anything_is_read() {
     let folder = tempfile::tempdir().unwrap();
-    let original = Stored::open(&golden("sd35-tiny.original.safetensors")).unwrap();
+    let original = Stored::open(&original("sd35-tiny")).unwrap();
     let mut weights = original.read_all(None, tch::Device::Cpu).unwrap();
     let tensor = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu));
     weights.insert("joint_blocks.0.x_block.attn.qkv.weight", tensor(&[64, 32]));
