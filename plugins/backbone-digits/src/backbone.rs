@@ -1,12 +1,10 @@
-//! The backbone and its denoisers.
+//! The backbone.
 
 use std::path::Path;
 
 use advdmd_nn::Params;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit};
-use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Prediction, Request, Result, SaveOptions, Tuning,
-};
+use advdmd_sdk::{Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Result, SaveOptions, Tuning};
 use tch::{Device, Kind, Tensor};
 
 use crate::Model;
@@ -81,36 +79,10 @@ impl Backbone for Digits {
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
         let params = Params::new(&self.model.base, tuning, &LORA_TARGETS, seed)?;
-        Ok(Box::new(DigitsDenoiser { network: Mmdit::new(&self.model.config, &params)? }))
+        Ok(Box::new(Mmdit::new(&self.model.config, &params)?))
     }
 }
 
 fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)
-}
-
-/// A velocity network on digit scenes.
-#[derive(Debug)]
-pub struct DigitsDenoiser {
-    network: Mmdit,
-}
-
-impl Denoiser for DigitsDenoiser {
-    fn predict(
-        &self,
-        x: &Tensor,
-        sigma: &Tensor,
-        conditioning: &Conditioning,
-        request: Request<'_>,
-    ) -> Result<Prediction> {
-        let pooled = conditioning.pooled.as_ref();
-        let pooled = pooled.ok_or_else(|| Error::invalid("the conditioning holds no pooled embedding"))?;
-        // SD3's network reads the unrounded timestep 1000 sigma.
-        let timestep = sigma.f_mul_scalar(1000.0)?;
-        self.network.forward(x, &timestep, &conditioning.context, pooled, request)
-    }
-
-    fn parameters(&self) -> Vec<(String, Tensor)> {
-        self.network.parameters()
-    }
 }

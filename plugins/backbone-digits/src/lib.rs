@@ -9,7 +9,7 @@ mod config;
 mod model;
 pub mod text;
 
-pub use backbone::{Digits, DigitsDenoiser};
+pub use backbone::Digits;
 pub use config::{Architecture, DigitsConfig, InitFrom};
 pub use model::Model;
 

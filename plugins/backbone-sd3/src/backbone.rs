@@ -1,4 +1,4 @@
-//! The backbone and its denoisers.
+//! The backbone.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -6,8 +6,7 @@ use std::path::Path;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit, MmditConfig};
 use advdmd_nn::{Params, Weights};
 use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, OriginalModule, Prediction, Request, Result,
-    SaveOptions, Tuning,
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, OriginalModule, Result, SaveOptions, Tuning,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -175,33 +174,6 @@ impl Backbone for Sd3 {
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
         let params = Params::new(self.base()?, tuning, &LORA_TARGETS, seed)?;
-        let network = Mmdit::new(&self.config, &params)?.with_checkpointing(self.activation_checkpointing);
-        Ok(Box::new(Sd3Denoiser { network }))
-    }
-}
-
-/// A velocity network.
-#[derive(Debug)]
-pub struct Sd3Denoiser {
-    network: Mmdit,
-}
-
-impl Denoiser for Sd3Denoiser {
-    fn predict(
-        &self,
-        x: &Tensor,
-        sigma: &Tensor,
-        conditioning: &Conditioning,
-        request: Request<'_>,
-    ) -> Result<Prediction> {
-        let pooled = conditioning.pooled.as_ref();
-        let pooled = pooled.ok_or_else(|| Error::invalid("the conditioning holds no pooled embedding"))?;
-        // The network reads the unrounded timestep 1000 sigma.
-        let timestep = sigma.f_mul_scalar(1000.0)?;
-        self.network.forward(x, &timestep, &conditioning.context, pooled, request)
-    }
-
-    fn parameters(&self) -> Vec<(String, Tensor)> {
-        self.network.parameters()
+        Ok(Box::new(Mmdit::new(&self.config, &params)?.with_checkpointing(self.activation_checkpointing)))
     }
 }

@@ -14,7 +14,7 @@ pub mod single_file;
 pub mod text;
 pub mod vae;
 
-pub use backbone::{Sd3, Sd3Denoiser};
+pub use backbone::Sd3;
 pub use config::Sd3Config;
 
 advdmd_sdk::register_backbone!("sd3", Sd3Config);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use advdmd_sdk::{Error, Prediction, Request, Result};
+use advdmd_sdk::{Conditioning, Denoiser, Error, Prediction, Request, Result};
 use tch::{Kind, Tensor};
 
 use super::block::{Block, chunks};
@@ -231,6 +231,25 @@ impl Mmdit {
             Some(tap) => Err(Error::invalid(format!("tap: expected a block below {}, found {tap}", self.blocks.len()))),
             None => Ok(grid),
         }
+    }
+}
+
+impl Denoiser for Mmdit {
+    fn predict(
+        &self,
+        x: &Tensor,
+        sigma: &Tensor,
+        conditioning: &Conditioning,
+        request: Request<'_>,
+    ) -> Result<Prediction> {
+        let pooled = conditioning.pooled.as_ref();
+        let pooled = pooled.ok_or_else(|| Error::invalid("the conditioning holds no pooled embedding"))?;
+        // SD3's network reads the unrounded timestep 1000 sigma.
+        self.forward(x, &sigma.f_mul_scalar(1000.0)?, &conditioning.context, pooled, request)
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        Self::parameters(self)
     }
 }
 
