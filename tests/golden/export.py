@@ -59,10 +59,12 @@ def readme(folder: Path, index: dict) -> StableDiffusion3Pipeline:
     replace("torch.bfloat16", "torch.float32")
     replace('.to("cuda")', "")
     load, call = code.split("image = ")
-    call = re.fullmatch(r'pipe\("a prompt", (.*)\)\.images\[0\]\n', call).group(1)
+    call = re.fullmatch(r'pipe\(\n    "a prompt", (.*)\n\)\.images\[0\]\n', call).group(1)
     space: dict = {}
     exec(load, space)
     arguments = eval(f"dict({call})")
+    # Those of the latents that are given.
+    assert [arguments.pop("height"), arguments.pop("width")] == index["image"]
     pipe = space["pipe"]
     pipe.call = lambda **more: pipe(**arguments, **more).images
     if index["format"] != "merged" and index["tuning"]["type"] == "lora":

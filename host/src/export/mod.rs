@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use advdmd_nn::load_parameters;
 use advdmd_sdk::{Backbone, BackboneInit, DType, OriginalModule, SaveOptions, Tuning};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 
 use crate::config::{Component, RunConfig};
 use crate::model::{Model, run_config};
@@ -60,6 +61,8 @@ pub struct Export {
     pub backbone: String,
     /// The backbone's `model`, where the run names one.
     pub base: Option<String>,
+    /// All keys of the run's `[backbone]` but `type`.
+    pub options: Map<String, Json>,
     /// Student updates done.
     pub updates: u64,
     /// Type of the stored numbers.
@@ -72,6 +75,8 @@ pub struct Export {
     pub sigmas: Vec<f64>,
     /// The sampler of the run.
     pub sampler: String,
+    /// Height and width of its images in pixels.
+    pub image: [i64; 2],
     /// Tensors that were read back and have their place in the student; `None` for a whole model.
     pub matched: Option<usize>,
     /// How far what was read back is from the student.
@@ -109,17 +114,20 @@ pub fn export(run: &Path, sets: &[String], options: &ExportOptions) -> Result<Ex
         Format::Merged => config.compute.dtype,
         _ => DType::F32,
     });
+    let [_, height, width] = model.backbone.spec().image_shape;
     let mut export = Export {
         advdmd: env!("CARGO_PKG_VERSION").to_owned(),
         format: options.format,
         backbone: config.backbone.r#type.clone(),
         base: config.backbone.options.get("model").and_then(|model| model.as_str()).map(str::to_owned),
+        options: config.backbone.options.clone(),
         updates: model.updates,
         dtype,
         tuning,
         steps: sigmas.len() - 1,
         sigmas,
         sampler: model.sampler_type.clone(),
+        image: [height, width],
         matched: None,
         differences: Vec::new(),
     };

@@ -43,9 +43,11 @@ fn walks(scheduler: &Json, sigmas: &[f64]) -> bool {
 pub fn text(export: &Export, pipeline: Option<&Pipeline>) -> String {
     let Export { format, backbone, steps, updates, sampler, .. } = export;
     let sigmas = list(&export.sigmas);
+    let [height, width] = export.image;
     let mut text = format!(
         "# A {steps}-step student of `{backbone}`\n\nDistilled by AdvDMD {}, {updates} updates. It was trained for exactly \
-         these steps: {steps} at the sigmas {sigmas}, without guidance (`guidance_scale=1.0`).\n",
+         these steps: {steps} at the sigmas {sigmas}, on images of {height}x{width} (height x width), without guidance \
+         (`guidance_scale=1.0`).\n",
         export.advdmd
     );
     if *sampler != "ode-euler" {
@@ -54,6 +56,11 @@ pub fn text(export: &Export, pipeline: Option<&Pipeline>) -> String {
             "In training it was sampled with `{sampler}`; what follows walks the same sigmas with plain Euler steps, as \
              `--sampler ode-euler --sigmas {sigmas}` of `advdmd sample` does."
         );
+    }
+    // Another transformer than the base's own may be among them.
+    if !export.options.is_empty() {
+        let options = export.options.iter().map(|(key, value)| format!("`{key} = {value}`")).collect::<Vec<_>>();
+        let _ = writeln!(text, "The run's `[backbone]` had {}.", options.join(", "));
     }
     text.push('\n');
     text += &match (format, pipeline) {
@@ -93,7 +100,7 @@ fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
         Format::Comfy | Format::Merged => "",
     };
     let peft = if export.format == Format::Peft { "from peft import PeftModel\n" } else { "" };
-    let steps = export.steps;
+    let (steps, [height, width]) = (export.steps, export.image);
     // diffusers appends the 0 at the end itself.
     let sigmas = &export.sigmas[..steps];
     let (import, scheduler, call, warning) = if merged && *walks {
@@ -112,10 +119,17 @@ fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
                 .to_owned(),
         )
     };
+    let noise = if export.sampler.starts_with("sde-") {
+        "`FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, stochastic_sampling=True)` draws new noise at \
+         each step, which is nearer to the training.\n"
+    } else {
+        ""
+    };
     format!(
         "```python\nimport torch\nfrom diffusers import {import}{class}\n{peft}\n\
          pipe = {class}.from_pretrained({from}, torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
-         image = pipe(\"a prompt\", num_inference_steps={steps}{call}, guidance_scale=1.0).images[0]\n```\n\n{warning}\n"
+         image = pipe(\n    \"a prompt\", num_inference_steps={steps}{call}, guidance_scale=1.0, height={height}, \
+         width={width}\n).images[0]\n```\n\n{warning}\n{noise}"
     )
 }
 
@@ -123,6 +137,7 @@ fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
 fn comfyui(export: &Export) -> String {
     let file = comfy::FILE;
     let steps = export.steps;
+    let [height, width] = export.image;
     let schedule = match shift_of(&export.sigmas) {
         Some(shift) => format!(
             "`ModelSamplingSD3` with shift {shift}, and a `KSampler` with {steps} steps, cfg 1.0, sampler `euler`, scheduler \
@@ -135,7 +150,7 @@ fn comfyui(export: &Export) -> String {
     };
     format!(
         "Copy `{file}` to `models/loras` of ComfyUI and load it on the base's own checkpoint with `LoraLoaderModelOnly` at \
-         strength 1.0. Then {schedule}. Should ComfyUI log `lora key not loaded`, the base is of another kind.\n"
+         strength 1.0. Then an `EmptySD3LatentImage` of {width}x{height}, {schedule}. Should ComfyUI log `lora key not loaded`, the base is of another kind.\n"
     )
 }
 
@@ -179,12 +194,14 @@ mod tests {
             format,
             backbone: "sd3".to_owned(),
             base: Some("/c/hub/models--org--a--b/snapshots/abc".to_owned()),
+            options: [("height".to_owned(), 512.into())].into_iter().collect(),
             updates: 7,
             dtype: advdmd_sdk::DType::F32,
             tuning: advdmd_sdk::Tuning::Full,
             steps: sigmas.len() - 1,
             sigmas: sigmas.to_vec(),
             sampler: "sde-cps".to_owned(),
+            image: [512, 768],
             matched: None,
             differences: Vec::new(),
         }
@@ -195,13 +212,17 @@ mod tests {
         let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
         let pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), walks: true };
         let merged = text(&export(Format::Merged, &sigmas), Some(&pipeline));
-        assert!(merged.contains("(\"a prompt\", num_inference_steps=4, guidance_scale=1.0)"), "{merged}");
+        assert!(
+            merged.contains("\"a prompt\", num_inference_steps=4, guidance_scale=1.0, height=512, width=768\n"),
+            "{merged}"
+        );
         let text = text(&export(Format::Peft, &sigmas), Some(&pipeline));
         for part in [
             "StableDiffusion3Pipeline.from_pretrained(\"org/a--b\", revision=\"abc\", ",
             "PeftModel.from_pretrained(pipe.transformer, ",
             "num_inference_steps=4, sigmas=[1.0, 0.9, 0.75, 0.5], guidance_scale=1.0",
             "`--sampler ode-euler --sigmas 1,0.9,0.75,0.5,0`",
+            "had `height = 512`.",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -42,11 +42,12 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sigma, absolute, relative, from_base } = self;
-        write!(
-            f,
-            "sigma {sigma}: largest difference {absolute:.1e} ({relative:.1e} of the largest velocity; \
-             student and base differ by {from_base:.1e})"
-        )
+        if *absolute == 0.0 {
+            write!(f, "sigma {sigma}: no difference in any velocity")?;
+        } else {
+            write!(f, "sigma {sigma}: largest difference {absolute:.1e}, {relative:.1e} of the largest velocity")?;
+        }
+        write!(f, " (student and base differ by {from_base:.1e} of the largest)")
     }
 }
 
