@@ -78,7 +78,7 @@ pub struct OriginalModule {
     pub parts: usize,
 }
 
-/// Embedded prompts, one row per prompt.
+/// Embedded prompts, one row per prompt, in whatever floating type the encoders compute.
 #[cfg(feature = "torch")]
 #[derive(Debug)]
 pub struct Conditioning {

@@ -30,8 +30,7 @@ pub struct Sd3 {
     image: [i64; 2],
     /// Pixels to a latent pixel.
     vae_scale: i64,
-    with_t5: bool,
-    t5_tokens: i64,
+    text_options: TextOptions,
     vae_tile: Option<i64>,
     activation_checkpointing: bool,
     text: RefCell<Option<TextEncoders>>,
@@ -64,6 +63,18 @@ impl Sd3 {
             Ok(side)
         };
         let image = [side("height", options.height)?, side("width", options.width)?];
+        let text_options = TextOptions {
+            kind,
+            device,
+            t5: options.t5,
+            t5_tokens: options.t5_tokens,
+            context_width: config.joint_attention_dim,
+            pooled_width: config.pooled_projection_dim,
+        };
+        text_options.check(files.pipeline.as_deref().unwrap_or(Path::new("")))?;
+        if let Some(side) = options.vae_tile {
+            Vae::check_tile(side, vae_scale)?;
+        }
         files.check_transformer(&config)?;
         Ok(Self {
             files,
@@ -73,8 +84,7 @@ impl Sd3 {
             device,
             image,
             vae_scale,
-            with_t5: options.t5,
-            t5_tokens: options.t5_tokens,
+            text_options,
             vae_tile: options.vae_tile,
             activation_checkpointing: options.activation_checkpointing,
             text: RefCell::default(),
@@ -90,9 +100,9 @@ impl Sd3 {
         filled(&self.vae, || {
             self.files.part("vae")?;
             let pipeline = self.files.pipeline.as_deref().unwrap_or(Path::new(""));
-            let vae = Vae::load(pipeline, self.kind, self.device)?;
+            let vae = Vae::load(pipeline, self.files.variant.as_deref(), self.kind, self.device)?;
             match self.vae_tile {
-                Some(side) => vae.tiled(side).map_err(|error| error.context("vae_tile")),
+                Some(side) => vae.tiled(side),
                 None => Ok(vae),
             }
         })
@@ -128,15 +138,7 @@ impl Backbone for Sd3 {
             // The tokenizers and encoders lie in several folders; a model without any of them has no pipeline.
             self.files.part("text_encoder")?;
             let pipeline = self.files.pipeline.as_deref().ok_or_else(|| Error::config("model: no pipeline folder"))?;
-            let options = TextOptions {
-                kind: self.kind,
-                device: self.device,
-                t5: self.with_t5,
-                t5_tokens: self.t5_tokens,
-                context_width: self.config.joint_attention_dim,
-                pooled_width: self.config.pooled_projection_dim,
-            };
-            *text = Some(TextEncoders::load(pipeline, options)?);
+            *text = Some(TextEncoders::load(pipeline, self.files.variant.as_deref(), self.text_options)?);
         }
         match text.as_ref() {
             Some(text) => text.encode(prompts),

@@ -35,7 +35,7 @@ pub struct Sd3Config {
     /// spelling and detail.
     #[serde(default = "yes")]
     pub t5: bool,
-    /// Number of T5 tokens; longer prompts are cut.
+    /// Number of T5 tokens, up to 512; longer prompts are cut.
     #[serde(default = "t5_tokens")]
     pub t5_tokens: i64,
     /// Decode images with a longer side in overlapping tiles of this many pixels, which bounds the memory and changes the
@@ -61,9 +61,6 @@ impl BackboneConfig for Sd3Config {
     fn build(self, init: &BackboneInit) -> Result<Box<dyn Backbone>> {
         if !matches!(init.dtype, DType::F32 | DType::Bf16 | DType::F16 | DType::F64) {
             return Err(Error::config(format!("dtype: expected f32, bf16, f16 or f64, found {:?}", init.dtype)));
-        }
-        if self.t5_tokens < 1 {
-            return Err(Error::config(format!("t5_tokens: expected 1 or more, found {}", self.t5_tokens)));
         }
         let files = ModelFiles::find(&self.model, self.transformer.as_deref(), self.variant.clone())?;
         Ok(Box::new(Sd3::load(files, &self, init.dtype.into(), init.device.into())?))

@@ -135,7 +135,7 @@ impl ModelFiles {
         if single_file::is_original(&stored) {
             return single_file::read(&stored, config, Some(kind), device);
         }
-        stored.read_layout(&Mmdit::layout(config)?, |_| false, Some(kind), device)
+        stored.read_layout(&Mmdit::layout(config)?, |name| Some(name.to_owned()), Some(kind), device)
     }
 
     fn stored(&self) -> Result<Stored> {

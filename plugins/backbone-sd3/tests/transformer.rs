@@ -136,6 +136,66 @@ fn shards_and_variants_give_the_same_bits() {
     assert!(refused.contains("ghost.weight") && refused.contains("index.fp16.json"), "{refused}");
 }
 
+/// Copies a folder, every file's name through `rename`.
+fn copy(from: &Path, to: &Path, rename: &dyn Fn(&str) -> String) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(name), rename);
+        } else {
+            std::fs::copy(entry.path(), to.join(rename(&name))).unwrap();
+        }
+    }
+}
+
+/// Doubles every number of the weight files of a part.
+fn double(folder: &Path, name: &str) {
+    let path = folder.join(name);
+    let weights = Weights::load(&path, None, tch::Device::Cpu).unwrap().into_iter();
+    weights.map(|(name, tensor)| (name, tensor * 2.0)).collect::<Weights>().save(&path, &BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn a_variant_is_read_of_every_part_that_has_it() {
+    let results = |config: Value| {
+        let backbone = build(config, DType::F32).unwrap();
+        let text = backbone.encode_text(&["a cat"]).unwrap();
+        let latents =
+            backbone.encode_images(&Tensor::full([1, 3, 8, 8], 0.3, (Kind::Float, tch::Device::Cpu))).unwrap();
+        let velocities = Reference::of("sd35-tiny").velocities(&*backbone.denoiser(&Tuning::Frozen, 0).unwrap());
+        [text.context, text.pooled.unwrap(), latents, velocities]
+    };
+    let expected = results(json!({ "model": golden("sd35-tiny") }));
+    let folder = tempfile::tempdir().unwrap();
+    let both = folder.path().join("both");
+    copy(&golden("sd35-tiny"), &both, &str::to_owned);
+    copy(&golden("sd35-tiny"), &both, &|name| name.replace(".safetensors", ".fp16.safetensors"));
+    // The plain files are others: what reads one of them gives other numbers.
+    for part in ["text_encoder", "text_encoder_2", "text_encoder_3"] {
+        double(&both.join(part), "model.safetensors");
+    }
+    for part in ["transformer", "vae"] {
+        double(&both.join(part), "diffusion_pytorch_model.safetensors");
+    }
+    let variant = results(json!({ "model": both, "variant": "fp16" }));
+    let plain = results(json!({ "model": both }));
+    for (index, expected) in expected.iter().enumerate() {
+        assert!(variant[index].equal(expected), "{index}");
+        assert!(!plain[index].equal(expected), "{index}");
+    }
+    // A part without the variant gives its plain files.
+    std::fs::remove_file(both.join("vae/diffusion_pytorch_model.fp16.safetensors")).unwrap();
+    let mixed = results(json!({ "model": both, "variant": "fp16" }));
+    assert!(mixed[0].equal(&expected[0]) && mixed[2].equal(&plain[2]));
+    // Only the variant is there.
+    let only = folder.path().join("only");
+    copy(&golden("sd35-tiny"), &only, &|name| name.replace(".safetensors", ".fp16.safetensors"));
+    let only = results(json!({ "model": only }));
+    assert!(only.iter().zip(&expected).all(|(found, expected)| found.equal(expected)));
+}
+
 #[test]
 fn bfloat16_is_as_near_as_diffusers_own() {
     for model in MODELS {
@@ -181,7 +241,7 @@ fn what_does_not_fit_is_listed_before_anything_is_read() {
 }
 
 #[test]
-fn frozen_and_lora_share_the_base_and_checkpointing_changes_nothing() {
+fn checkpointing_changes_nothing() {
     let reference = Reference::of("sd35-tiny");
     let plain = build(json!({ "model": golden("sd35-tiny") }), DType::F32).unwrap();
     let sparing = build(json!({ "model": golden("sd35-tiny"), "activation_checkpointing": true }), DType::F32).unwrap();

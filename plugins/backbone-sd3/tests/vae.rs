@@ -10,7 +10,7 @@ use common::{Golden, edit, largest};
 use tch::{Device, Kind, Tensor};
 
 fn load(golden: &Golden, kind: Kind) -> Vae {
-    Vae::load(&golden.folder, kind, Device::Cpu).unwrap()
+    Vae::load(&golden.folder, None, kind, Device::Cpu).unwrap()
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn wrong_input_is_an_error_that_names_it() {
     let refused = |from: &str, to: &str| {
         let text = std::fs::read_to_string(&config).unwrap();
         edit(&config, from, to);
-        let error = Vae::load(copy.path(), Kind::Float, Device::Cpu).unwrap_err().to_string();
+        let error = Vae::load(copy.path(), None, Kind::Float, Device::Cpu).unwrap_err().to_string();
         std::fs::write(&config, text).unwrap();
         error.replace(&format!("{}/", copy.path().display()), "")
     };
@@ -133,13 +133,13 @@ fn wrong_input_is_an_error_that_names_it() {
     starts(refused("\"latent_channels\": 16,", ""), &format!("{file}missing field `latent_channels`"));
     starts(
         refused("\"use_quant_conv\": false", "\"use_quant_conv\": true"),
-        "vae: AutoencoderKL: weights do not fit; 2 missing: quant_conv.bias [32], quant_conv.weight [32, 32, 1, 1]",
+        "vae/diffusion_pytorch_model.safetensors: weights do not fit; 2 missing: quant_conv.bias [32], quant_conv.weight [32, 32, 1, 1]",
     );
 
     let path = copy.path().join("vae/diffusion_pytorch_model.safetensors");
     let mut weights = Weights::load(&path, None, Device::Cpu).unwrap();
     weights.insert("decoder.conv_out.bias", Tensor::zeros([4], (Kind::Float, Device::Cpu)));
     weights.save(&path, &BTreeMap::new()).unwrap();
-    let error = Vae::load(copy.path(), Kind::Float, Device::Cpu).unwrap_err().to_string();
+    let error = Vae::load(copy.path(), None, Kind::Float, Device::Cpu).unwrap_err().to_string();
     assert!(error.ends_with("1 misshapen: decoder.conv_out.bias expected [3], found [4]"), "{error}");
 }

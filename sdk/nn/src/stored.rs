@@ -39,6 +39,20 @@ impl Stored {
         Ok(stored)
     }
 
+    /// As [`Stored::open_folder`], for a part of a model of which only other parts may have the variant: where this one has
+    /// not, its plain files are taken, as diffusers does.
+    ///
+    /// # Errors
+    /// As [`Stored::open_folder`].
+    pub fn open_part(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
+        let there = |variant: &str| {
+            [format!("{stem}.{variant}.safetensors"), format!("{stem}.safetensors.index.{variant}.json")]
+                .iter()
+                .any(|name| folder.join(name).is_file())
+        };
+        Self::open_folder(folder, stem, variant.filter(|variant| there(variant)))
+    }
+
     /// Maps the weights of a folder of diffusers or transformers: `<stem>.safetensors`, or the shards that
     /// `<stem>.safetensors.index.json` names. `variant`, such as `fp16`, asks for the files with that infix
     /// (`<stem>.fp16.safetensors`); without it they are taken where there are no others.
@@ -178,19 +192,23 @@ impl Stored {
         Fit::of(layout, found).into_result(&self.source())
     }
 
-    /// Reads exactly the tensors of `layout`; nothing is read unless all fit.
+    /// Reads exactly the tensors of `layout`; nothing is read unless all fit. `name_of` gives the layout's name of a stored
+    /// tensor, and `None` for one that is left alone.
     ///
     /// # Errors
     /// As [`Stored::check_layout`].
     pub fn read_layout(
         &self,
         layout: &[(String, Vec<i64>)],
-        ignored: impl Fn(&str) -> bool,
+        name_of: impl Fn(&str) -> Option<String>,
         kind: Option<Kind>,
         device: Device,
     ) -> Result<Weights> {
-        self.check_layout(layout, ignored)?;
-        layout.iter().map(|(name, _)| Ok((name.clone(), self.read(name, kind, device)?))).collect()
+        let renamed: BTreeMap<String, &str> =
+            self.names().filter_map(|stored| Some((name_of(stored)?, stored))).collect();
+        let found = renamed.iter().filter_map(|(name, stored)| Some((name.as_str(), self.shape(stored)?.to_vec())));
+        Fit::of(layout, found).into_result(&self.source())?;
+        renamed.into_iter().map(|(name, stored)| Ok((name, self.read(stored, kind, device)?))).collect()
     }
 }
 

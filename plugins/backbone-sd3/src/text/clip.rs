@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use advdmd_nn::clip::{ClipText, ClipTextConfig, ClipTextOutput};
-use advdmd_nn::{Params, Weights};
+use advdmd_nn::{Params, Stored};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind};
 
@@ -28,6 +28,7 @@ impl ClipEncoder {
         folder: &Path,
         tokenizer_folder: &Path,
         length: Option<usize>,
+        variant: Option<&str>,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
@@ -43,16 +44,12 @@ impl ClipEncoder {
             )));
         }
         let tokenizer = tokenizer.with_length(length)?;
-        let weights = Weights::load_folder(folder, "model", Some(kind), device)?;
-        let model = Self::model(&config, weights).map_err(|error| error.context(folder.display()))?;
-        Ok(Self { tokenizer, model, length, device })
-    }
-
-    fn model(config: &ClipTextConfig, weights: Weights) -> Result<ClipText> {
         // Older files hold the positions' numbers.
-        let weights: Weights = weights.into_iter().filter(|(name, _)| !name.ends_with(".position_ids")).collect();
-        weights.check(&ClipText::layout(config)?, "CLIP")?;
-        ClipText::new(config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)
+        let name_of = |name: &str| (!name.ends_with(".position_ids")).then(|| name.to_owned());
+        let stored = Stored::open_part(folder, "model", variant)?;
+        let weights = stored.read_layout(&ClipText::layout(&config)?, name_of, Some(kind), device)?;
+        let model = ClipText::new(&config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)?;
+        Ok(Self { tokenizer, model, length, device })
     }
 
     /// Tokens a prompt.

@@ -28,6 +28,19 @@ pub struct TextOptions {
     pub pooled_width: i64,
 }
 
+impl TextOptions {
+    /// What can be refused before anything is loaded.
+    ///
+    /// # Errors
+    /// A number of T5 tokens that diffusers refuses, or T5 in float16 where the pipeline has it and it is asked for.
+    pub fn check(&self, folder: &Path) -> Result<()> {
+        if !(1..=512).contains(&self.t5_tokens) {
+            return Err(Error::config(format!("t5_tokens: expected 1 to 512, found {}", self.t5_tokens)));
+        }
+        if self.t5 && has_t5(folder)? { T5Encoder::check_kind(folder, self.kind) } else { Ok(()) }
+    }
+}
+
 /// The text encoders of SD3 and SD3.5: diffusers' `StableDiffusion3Pipeline.encode_prompt`.
 #[derive(Debug)]
 pub struct TextEncoders {
@@ -41,18 +54,16 @@ const BATCH: usize = 8;
 
 impl TextEncoders {
     /// Loads a pipeline's `text_encoder`, `text_encoder_2` and, if `options` ask for it and the pipeline has it,
-    /// `text_encoder_3`, with their tokenizers.
+    /// `text_encoder_3`, with their tokenizers; of each the weight files of `variant` where it has them.
     ///
     /// # Errors
     /// A missing or malformed file, weights that are not exactly the configuration's, widths that are not those of the
     /// transformer; T5 in float16. The message names the file.
-    pub fn load(folder: &Path, options: TextOptions) -> Result<Self> {
+    pub fn load(folder: &Path, variant: Option<&str>, options: TextOptions) -> Result<Self> {
         let TextOptions { kind, device, t5_tokens, context_width, pooled_width, .. } = options;
-        if !(1..=512).contains(&t5_tokens) {
-            return Err(Error::config(format!("tokens a prompt of T5: expected 1 to 512, found {t5_tokens}")));
-        }
+        options.check(folder)?;
         let clip = |encoder: &str, tokenizer: &str, length| {
-            ClipEncoder::load(&folder.join(encoder), &folder.join(tokenizer), length, kind, device)
+            ClipEncoder::load(&folder.join(encoder), &folder.join(tokenizer), length, variant, kind, device)
         };
         let first = clip("text_encoder", "tokenizer", None)?;
         // As diffusers, which gives both the first one's length.
@@ -76,7 +87,7 @@ impl TextEncoders {
             )));
         }
         let t5 = (options.t5 && has_t5(folder)?)
-            .then(|| T5Encoder::load(folder, t5_tokens as usize, kind, device))
+            .then(|| T5Encoder::load(folder, t5_tokens as usize, variant, kind, device))
             .transpose()?;
         if let Some(width) = t5.as_ref().map(T5Encoder::width).filter(|width| *width != context_width) {
             return Err(Error::config(format!(
@@ -97,12 +108,13 @@ impl TextEncoders {
         self.clip[0].length() as i64 + self.options.t5_tokens
     }
 
-    /// Embeds prompts: `context` `[B, 77 + T, D]` and `pooled` `[B, P]`, float32, no mask (padding is attended to).
+    /// Embeds prompts: `context` `[B, 77 + T, D]` and `pooled` `[B, P]`, in the encoders' type, no mask (padding is
+    /// attended to).
     ///
     /// # Errors
     /// A prompt that a tokenizer refuses; libtorch's.
     pub fn encode(&self, prompts: &[&str]) -> Result<Conditioning> {
-        let options = (Kind::Float, self.options.device);
+        let options = (self.options.kind, self.options.device);
         if prompts.is_empty() {
             return Ok(Conditioning {
                 context: Tensor::f_zeros([0, self.tokens(), self.options.context_width], options)?,
@@ -118,16 +130,16 @@ impl TextEncoders {
     fn encode_some(&self, prompts: &[&str]) -> Result<(Tensor, Tensor)> {
         let [first, second] = [self.clip[0].encode(prompts)?, self.clip[1].encode(prompts)?];
         let join = |part: fn(&ClipTextOutput) -> &Tensor| -> Result<Tensor> {
-            Ok(Tensor::f_cat(&[part(&first), part(&second)], -1)?.f_to_kind(Kind::Float)?)
+            Ok(Tensor::f_cat(&[part(&first), part(&second)], -1)?)
         };
         let clip = join(|output| &output.penultimate)?;
         let width = self.options.context_width;
         let clip = clip.f_constant_pad_nd([0, width - clip.size()[2]])?;
         let t5 = if let Some(t5) = &self.t5 {
-            t5.encode(prompts)?.f_to_kind(Kind::Float)?
+            t5.encode(prompts)?
         } else {
             let shape = [prompts.len() as i64, self.options.t5_tokens, width];
-            Tensor::f_zeros(shape, (Kind::Float, self.options.device))?
+            Tensor::f_zeros(shape, (self.options.kind, self.options.device))?
         };
         Ok((Tensor::f_cat(&[clip, t5], 1)?, join(|output| &output.pooled)?))
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use advdmd_nn::{Layout, Linear, Params, RmsNorm, Weights};
+use advdmd_nn::{Layout, Linear, Params, RmsNorm, Stored};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind, Tensor};
 
@@ -159,33 +159,34 @@ impl T5Encoder {
     ///
     /// # Errors
     /// A missing or malformed file, weights that are not exactly the configuration's, or float16, in which T5 overflows.
-    pub fn load(folder: &Path, length: usize, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load(folder: &Path, length: usize, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let encoder = folder.join("text_encoder_3");
-        if kind == Kind::Half {
-            return Err(Error::config(format!(
-                "{}: T5 overflows in float16; load the text encoders in bf16 or f32, or without T5",
-                encoder.display()
-            )));
-        }
+        Self::check_kind(folder, kind)?;
         // The small files first, so that what is wrong with them is said before gigabytes are read.
         let tokenizer = PromptTokenizer::t5(&folder.join("tokenizer_3"))?.with_length(length)?;
         let config = T5Config::read(&encoder.join("config.json"))?;
-        let weights = Weights::load_folder(&encoder, "model", Some(kind), device)?;
-        let model = Self::model(&config, weights).map_err(|error| error.context(encoder.display()))?;
+        let stored = Stored::open_part(&encoder, "model", variant)?;
+        // The table is stored under the name of the whole model, of its encoder, or both.
+        let twice = stored.shape("shared.weight").is_some();
+        let name_of = |name: &str| match name {
+            "encoder.embed_tokens.weight" => (!twice).then(|| "shared.weight".to_owned()),
+            _ => Some(name.to_owned()),
+        };
+        let weights = stored.read_layout(&T5Model::layout(&config)?, name_of, Some(kind), device)?;
+        let model = T5Model::new(&config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)?;
         Ok(Self { tokenizer, model, config })
     }
 
-    fn model(config: &T5Config, mut weights: Weights) -> Result<T5Model> {
-        // The table is stored under the name of the whole model, of its encoder, or both.
-        let copy = weights.strip_prefix("encoder.embed_tokens.");
-        if let Some(table) = copy.get("weight") {
-            if weights.get("shared.weight").is_none() {
-                weights.insert("shared.weight", table.shallow_clone());
-            }
-            weights = weights.into_iter().filter(|(name, _)| name != "encoder.embed_tokens.weight").collect();
+    /// # Errors
+    /// Float16, in which T5 overflows.
+    pub(super) fn check_kind(folder: &Path, kind: Kind) -> Result<()> {
+        if kind != Kind::Half {
+            return Ok(());
         }
-        weights.check(&T5Model::layout(config)?, "T5")?;
-        T5Model::new(config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)
+        Err(Error::config(format!(
+            "{}: T5 overflows in float16; compute in bf16 or f32, or without T5 (`t5 = false`)",
+            folder.join("text_encoder_3").display()
+        )))
     }
 
     /// Width D of the embeddings.

@@ -7,12 +7,13 @@ mod tiling;
 
 use std::path::Path;
 
-use advdmd_nn::{Conv2d, Layout, Params, Weights};
+use advdmd_nn::{Conv2d, Layout, Params, Stored, Weights};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind, Tensor};
 
 pub use config::VaeConfig;
 
+use crate::folder::DIFFUSERS_STEM;
 use coders::{Decoder, Encoder};
 use tiling::Tiles;
 
@@ -39,15 +40,17 @@ const LEGACY_NAMES: [(&str, &str); 4] =
     [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 impl Vae {
-    /// Reads a pipeline's `vae`.
+    /// Reads a pipeline's `vae`; the weight files of `variant` where it has them.
     ///
     /// # Errors
     /// A missing or malformed file, or weights that are not exactly the configuration's; the message names it.
-    pub fn load(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let folder = folder.join("vae");
         let config = VaeConfig::read(&folder.join("config.json"))?;
-        let weights = Weights::load_folder(&folder, "diffusion_pytorch_model", Some(kind), device)?;
-        Self::new(&config, weights).map_err(|error| error.context(folder.display()))
+        let stored = Stored::open_part(&folder, DIFFUSERS_STEM, variant)?;
+        let name_of = |name: &str| Some(current_name(name.to_owned()));
+        let weights = stored.read_layout(&Self::layout(&config)?, name_of, Some(kind), device)?;
+        Self::new(&config, weights)
     }
 
     /// Over weights under diffusers' names, those of today or the older ones of the attention.
@@ -94,6 +97,14 @@ impl Vae {
     /// A side that is no multiple of four latent pixels.
     pub fn tiled(self, side: i64) -> Result<Self> {
         Ok(Self { tiles: Some(Tiles::new(side, self.factor())?), ..self })
+    }
+
+    /// Whether images can be decoded in tiles of `side` pixels, `factor` of which make a latent pixel.
+    ///
+    /// # Errors
+    /// As [`Vae::tiled`].
+    pub fn check_tile(side: i64, factor: i64) -> Result<()> {
+        Tiles::new(side, factor).map(drop).map_err(|error| error.context("vae_tile"))
     }
 
     /// The configuration.

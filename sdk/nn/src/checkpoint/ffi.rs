@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use advdmd_sdk::{Error, Result};
 use tch::Tensor;
 
-type Block = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
+/// Libtorch may run and release it on the thread of a device.
+type Block = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send>;
 
 /// `at::Tensor*`, which is what tch's handles are.
 type Handle = *mut c_void;
@@ -89,10 +90,10 @@ unsafe extern "C" fn run(
         }
         Ok(Ok(tensors)) => format!("a checkpointed block gave {} tensors instead of {outputs}", tensors.len()),
         Ok(Err(error)) => error.to_string(),
-        Err(panic) => match panic.downcast_ref::<&str>() {
-            Some(text) => format!("a checkpointed block panicked: {text}"),
-            None => "a checkpointed block panicked".to_owned(),
-        },
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            format!("a checkpointed block panicked: {}", text.unwrap_or("without words"))
+        }
     };
     let mut end = error.len().min(capacity - 1);
     while !error.is_char_boundary(end) {

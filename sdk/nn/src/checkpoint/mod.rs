@@ -15,7 +15,7 @@ use tch::Tensor;
 /// Those of `block`; in the backward pass they come out of `backward` as libtorch's.
 pub fn checkpoint<F>(inputs: &[&Tensor], trained: &[Tensor], outputs: usize, block: F) -> Result<Vec<Tensor>>
 where
-    F: Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'static,
+    F: Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + 'static,
 {
     ffi::checkpoint(inputs, trained, outputs, Box::new(block))
 }
