@@ -118,9 +118,12 @@ impl ModelArgs {
 fn component(name: &str, option: &str, sets: &[String]) -> Result<Component> {
     let mut options = Map::new();
     for set in sets {
-        let parsed = set
-            .parse::<toml::Table>()
-            .map_err(|error| Error::usage(format!("{option} {set}: {}", error.message()), None))?;
+        let parsed = set.parse::<toml::Table>().map_err(|error| {
+            Error::usage(
+                format!("{option} {set}: {}", error.message()),
+                Some("a string is quoted: 'KEY=\"text\"'".to_owned()),
+            )
+        })?;
         for (key, value) in parsed {
             let value: Value = serde_json::to_value(value).map_err(Error::failed)?;
             options.insert(key, value);

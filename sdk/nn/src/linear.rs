@@ -36,26 +36,6 @@ impl Linear {
             None => Ok(y),
         }
     }
-
-    /// The layer's outputs for several layers of one input and size, stacked: `[..., inputs]` to
-    /// `[..., layers, outputs]`. One matrix product in place of several.
-    ///
-    /// # Errors
-    /// As [`Linear::forward`]; layers of which only some have a bias.
-    pub fn forward_stacked(layers: &[&Self], x: &Tensor) -> Result<Tensor> {
-        let weights: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
-        let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias.as_ref()).collect();
-        let bias = if biases.is_empty() { None } else { Some(Tensor::f_cat(&biases, 0)?) };
-        let y = x.f_linear(&Tensor::f_cat(&weights, 0)?, bias)?.f_unflatten(-1, [layers.len() as i64, -1])?;
-        if layers.iter().all(|layer| layer.lora.is_none()) {
-            return Ok(y);
-        }
-        let updated = layers.iter().enumerate().map(|(index, layer)| {
-            let y = y.f_select(-2, index as i64)?;
-            layer.lora.as_ref().map_or_else(|| Ok(y.shallow_clone()), |lora| lora.add_to(&y, x))
-        });
-        Ok(Tensor::f_stack(&updated.collect::<Result<Vec<_>>>()?, -2)?)
-    }
 }
 
 impl Lora {

@@ -6,6 +6,8 @@ use advdmd_sdk::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::read_json;
+
 /// Sizes of one MMDiT. diffusers' own defaults belong to no released model, so every size must be given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,11 +50,7 @@ impl MmditConfig {
     /// A file that cannot be read, a missing or unknown key, or a value that [`MmditConfig::check`] refuses; the
     /// message names the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let read = || {
-            let text = std::fs::read_to_string(path).map_err(Error::failed)?;
-            Self::from_json(serde_json::from_str(&text)?)
-        };
-        read().map_err(|error| error.context(path.display()))
+        Self::from_json(read_json(path)?).map_err(|error| error.context(path.display()))
     }
 
     /// As [`MmditConfig::read`], from parsed JSON.
