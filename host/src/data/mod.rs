@@ -1,6 +1,7 @@
 //! Prompts and the real images that belong to them.
 
 mod braces;
+mod complete;
 mod digits;
 mod folder;
 mod images;

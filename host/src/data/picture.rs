@@ -8,10 +8,11 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use tch::{Kind, Tensor};
 
+use super::complete;
 use crate::Result;
 
 /// Rises when the same file gives other pixels; part of what is cached.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Which part of an image is taken: from 0, all to the left or top, to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,9 +55,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
 
 fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + '_, String> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    if reader.format().is_none() {
-        return Err("not a JPEG, PNG or WebP image".to_owned());
-    }
+    let Some(format) = reader.format() else { return Err("not a JPEG, PNG or WebP image".to_owned()) };
+    complete::check(bytes, format)?;
     let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {

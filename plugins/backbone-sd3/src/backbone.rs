@@ -76,6 +76,9 @@ impl Sd3 {
             Vae::check_tile(side, vae_scale)?;
         }
         files.check_transformer(&config)?;
+        if let (Ok(_), Some(pipeline)) = (files.part("vae"), &files.pipeline) {
+            Vae::check(pipeline, files.variant.as_deref())?;
+        }
         Ok(Self {
             files,
             config,

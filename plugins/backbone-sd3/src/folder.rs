@@ -123,7 +123,7 @@ impl ModelFiles {
         if single_file::is_original(&stored) {
             return single_file::check(&stored, config);
         }
-        stored.check_layout(&Mmdit::layout(config)?, |_| false)
+        stored.check_layout(&Mmdit::layout(config)?, |name| Some(name.to_owned()))
     }
 
     /// Weights of the transformer, each tensor straight to `kind` and `device`.

@@ -139,7 +139,8 @@ fn pieces(file: &Stored, config: &MmditConfig) -> Result<Vec<Piece>> {
     }
     // Encoders and autoencoder, where the file holds them, and what trainers leave behind.
     let ignored = |name: &str| if prefix.is_empty() { is_other_part(name) } else { !name.starts_with(prefix) };
-    file.check_layout(&expected.into_iter().collect::<Vec<_>>(), ignored)?;
+    let name_of = |name: &str| (!ignored(name)).then(|| name.to_owned());
+    file.check_layout(&expected.into_iter().collect::<Vec<_>>(), name_of)?;
     Ok(pieces)
 }
 

@@ -182,18 +182,16 @@ impl Stored {
         self.names().map(|name| Ok((name.to_owned(), self.read(name, kind, device)?))).collect()
     }
 
-    /// Checks that names and shapes are exactly those of `layout`. Tensors for which `ignored` holds may be there.
+    /// Checks that names and shapes are exactly those of `layout`, and all floating-point numbers. `name_of` gives the
+    /// layout's name of a stored tensor, and `None` for one that is left alone.
     ///
     /// # Errors
-    /// As [`Weights::check`], led by the file or folder.
-    pub fn check_layout(&self, layout: &[(String, Vec<i64>)], ignored: impl Fn(&str) -> bool) -> Result<()> {
-        let found = self.entries.iter().filter(|(name, _)| !ignored(name));
-        let found = found.map(|(name, entry)| (name.as_str(), entry.shape.clone()));
-        Fit::of(layout, found).into_result(&self.source())
+    /// As [`Weights::check`], led by the file or folder; a tensor of another type.
+    pub fn check_layout(&self, layout: &[(String, Vec<i64>)], name_of: impl Fn(&str) -> Option<String>) -> Result<()> {
+        self.fitted(layout, name_of).map(drop)
     }
 
-    /// Reads exactly the tensors of `layout`; nothing is read unless all fit. `name_of` gives the layout's name of a stored
-    /// tensor, and `None` for one that is left alone.
+    /// Reads exactly the tensors of `layout`; nothing is read unless all fit.
     ///
     /// # Errors
     /// As [`Stored::check_layout`].
@@ -204,11 +202,30 @@ impl Stored {
         kind: Option<Kind>,
         device: Device,
     ) -> Result<Weights> {
-        let renamed: BTreeMap<String, &str> =
-            self.names().filter_map(|stored| Some((name_of(stored)?, stored))).collect();
-        let found = renamed.iter().filter_map(|(name, stored)| Some((name.as_str(), self.shape(stored)?.to_vec())));
+        let fitted = self.fitted(layout, name_of)?;
+        fitted.into_iter().map(|(name, stored)| Ok((name, self.read(stored, kind, device)?))).collect()
+    }
+
+    /// The stored names by those of the layout.
+    fn fitted(
+        &self,
+        layout: &[(String, Vec<i64>)],
+        name_of: impl Fn(&str) -> Option<String>,
+    ) -> Result<BTreeMap<String, &str>> {
+        let named =
+            self.entries.iter().filter_map(|(stored, entry)| Some((name_of(stored)?, (stored.as_str(), entry))));
+        let named: BTreeMap<String, (&str, &Entry)> = named.collect();
+        let found = named.iter().map(|(name, (_, entry))| (name.as_str(), entry.shape.clone()));
         Fit::of(layout, found).into_result(&self.source())?;
-        renamed.into_iter().map(|(name, stored)| Ok((name, self.read(stored, kind, device)?))).collect()
+        // What libtorch lacks is said when it is read.
+        let counts = |entry: &Entry| kind_of(entry.dtype).is_some_and(|kind| !is_float(kind));
+        match named.values().find(|(_, entry)| counts(entry)) {
+            Some((stored, Entry { dtype, .. })) => {
+                let source = self.source();
+                Err(Error::invalid(format!("{source}: {stored}: expected a floating type, found {dtype:?}")))
+            }
+            None => Ok(named.into_iter().map(|(name, (stored, _))| (name, stored)).collect()),
+        }
     }
 }
 

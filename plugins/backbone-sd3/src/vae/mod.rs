@@ -53,6 +53,17 @@ impl Vae {
         Self::new(&config, weights)
     }
 
+    /// Checks the files that [`Vae::load`] reads, without reading weights.
+    ///
+    /// # Errors
+    /// As [`Vae::load`].
+    pub fn check(folder: &Path, variant: Option<&str>) -> Result<()> {
+        let folder = folder.join("vae");
+        let config = VaeConfig::read(&folder.join("config.json"))?;
+        let stored = Stored::open_part(&folder, DIFFUSERS_STEM, variant)?;
+        stored.check_layout(&Self::layout(&config)?, |name| Some(current_name(name.to_owned())))
+    }
+
     /// Over weights under diffusers' names, those of today or the older ones of the attention.
     ///
     /// # Errors
