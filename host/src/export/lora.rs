@@ -1,6 +1,7 @@
 //! A `LoRA` apart from its network, and what its file formats share.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -104,6 +105,43 @@ impl Lora {
         };
         let layers = self.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(Self { rank: self.rank, alpha: self.alpha, layers })
+    }
+
+    /// Refuses a `found` that is not exactly this one, its alpha but for the rounding of float32. The numbers may be of
+    /// different types.
+    ///
+    /// # Errors
+    /// The first difference: names the layer.
+    pub fn check_same(&self, found: &Self) -> Result<()> {
+        let differ = |what: &str, expected: &dyn Display, found: &dyn Display| {
+            Err(Error::failed(format!("read back, {what} is not what was written: expected {expected}, found {found}")))
+        };
+        if found.rank != self.rank {
+            return differ("the rank", &self.rank, &found.rank);
+        }
+        if (found.alpha - self.alpha).abs() > 1e-6 * self.alpha.abs() {
+            return differ("alpha", &self.alpha, &found.alpha);
+        }
+        if let Some(layer) = found.layers.keys().find(|layer| !self.layers.contains_key(*layer)) {
+            return differ(layer, &"no such layer", &"one");
+        }
+        for (layer, own) in &self.layers {
+            let Some(other) = found.layers.get(layer) else {
+                return differ(layer, &"a layer", &"none");
+            };
+            for (factor, own, other) in [("A", &own.a, &other.a), ("B", &own.b, &other.b)] {
+                let what = format!("lora_{factor} of {layer}");
+                if own.size() != other.size() {
+                    return differ(&what, &format!("{:?}", own.size()), &format!("{:?}", other.size()));
+                }
+                let [own, other] = [own.f_to_kind(Kind::Double)?, other.f_to_kind(Kind::Double)?];
+                if !own.f_equal(&other)? {
+                    let off = own.f_sub(&other)?.f_abs()?.f_max()?.f_double_value(&[])?;
+                    return differ(&what, &"the same numbers", &format!("some that are off by {off:.1e}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The keyword arguments of PEFT's `LoraConfig` that make this `LoRA`.
@@ -214,6 +252,28 @@ pub mod tests {
 
     fn pairs(lora: &Lora) -> Parameters {
         lora.pairs(PREFIX).into_iter().collect()
+    }
+
+    #[test]
+    fn a_small_change_of_any_part_is_seen() {
+        let lora = random(&layers(), 4.0);
+        let half = lora.to_kind(Kind::BFloat16).unwrap();
+        half.check_same(&half.to_kind(Kind::Float).unwrap()).unwrap();
+        let refused = |change: &dyn Fn(&mut Lora)| {
+            let mut other = lora.to_kind(Kind::Float).unwrap();
+            change(&mut other);
+            lora.check_same(&other).unwrap_err().to_string()
+        };
+        let first = |other: &Lora| other.layers.keys().next().unwrap().clone();
+        let moved = refused(&|other| {
+            let factors = other.layers.get_mut(&first(other)).unwrap();
+            factors.b = factors.b.f_mul_scalar(1.001).unwrap();
+        });
+        assert!(moved.contains("lora_B of transformer_blocks.0.attn.to_out.0 is not what was written"), "{moved}");
+        assert!(refused(&|other| other.alpha *= 1.001).contains("alpha is not what was written: expected 4, found"));
+        assert!(refused(&|other| other.rank = 3).contains("expected 2, found 3"));
+        let gone = refused(&|other| drop(other.layers.remove(&first(other))));
+        assert!(gone.contains("expected a layer, found none"), "{gone}");
     }
 
     #[test]
