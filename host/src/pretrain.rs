@@ -213,7 +213,8 @@ impl Pretraining<'_> {
                 "a gradient was not finite before step {step}; what was saved before is whole, a lower learning rate may help"
             )));
         }
-        let options = SaveOptions { dtype: DType::F16, tuning: Tuning::Full, sigmas: None };
+        // A training that has hardly begun is saved as well.
+        let options = SaveOptions { dtype: DType::F16, tuning: Tuning::Full, sigmas: None, lossy: true };
         self.backbone.save(&out.join("model"), &self.ema.averages(), &options)?;
         let parameters: Weights = self.denoiser.parameters().into_iter().map(|(name, p)| (name, p.detach())).collect();
         files::replace_dir(&out.join("state"), |folder| {

@@ -62,6 +62,9 @@ pub struct SaveOptions {
     /// The K + 1 sigmas of a few-step student, the last one 0, for formats that store how to sample; `None` keeps the
     /// base's own.
     pub sigmas: Option<Vec<f64>>,
+    /// Whether to write it even where rounding to `dtype` takes most of what was learned.
+    #[serde(default)]
+    pub lossy: bool,
 }
 
 /// A linear layer under the name that the architecture's original release gave it, where tools other than diffusers

@@ -161,8 +161,9 @@ impl Backbone for Toy {
 
     fn save(&self, folder: &std::path::Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
         let names: Vec<_> = parameters.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.size())).collect();
-        let SaveOptions { dtype, tuning, sigmas } = options;
-        Err(Error::failed(format!("{}: {} as {dtype:?}, {tuning:?}, {sigmas:?}", folder.display(), names.join(", "))))
+        let SaveOptions { dtype, tuning, sigmas, lossy } = options;
+        let place = folder.display();
+        Err(Error::failed(format!("{place}: {} as {dtype:?}, {tuning:?}, {sigmas:?}, {lossy}", names.join(", "))))
     }
 
     fn original_modules(&self) -> Vec<OriginalModule> {
@@ -217,9 +218,9 @@ fn backbones_keep_every_method() {
     backbone.decode_latents(&latents).unwrap().sum(Kind::Float).backward();
     assert_eq!(images.grad(), Tensor::ones([1, 3, 2, 2], F32));
     let parameters = [("a.weight".to_owned(), Tensor::zeros([2, 3], F32)), ("b".to_owned(), Tensor::zeros([], F32))];
-    let options = SaveOptions { dtype: DType::Bf16, tuning: Tuning::Full, sigmas: Some(vec![1.0, 0.0]) };
+    let options = SaveOptions { dtype: DType::Bf16, tuning: Tuning::Full, sigmas: Some(vec![1.0, 0.0]), lossy: true };
     let error = backbone.save("/some/folder".as_ref(), &parameters, &options).unwrap_err();
-    assert_eq!(error, Error::failed("/some/folder: a.weight [2, 3], b [] as Bf16, Full, Some([1.0, 0.0])"));
+    assert_eq!(error, Error::failed("/some/folder: a.weight [2, 3], b [] as Bf16, Full, Some([1.0, 0.0]), true"));
     assert_eq!(backbone.original_modules(), Toy.original_modules());
     assert_eq!(backbone.release_encoders(), Err(Error::failed("released")));
     let error = backbone.denoiser(&Tuning::Full, u64::MAX).err();

@@ -7,7 +7,7 @@ use advdmd::data::{self, Preparation, Scope};
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
 use advdmd_nn::mmdit::{Init, Mmdit};
-use advdmd_sdk::{Backbone, Tuning as Adaptation};
+use advdmd_sdk::{Backbone, DType, SaveOptions, Tuning as Adaptation};
 use anyhow::{Context, Result};
 use backbone_digits::{Architecture, Digits, Model};
 use clap::ValueEnum;
@@ -85,7 +85,8 @@ impl Problem {
                 Model { config, base, text_encoder: backbone_digits::text::TextEncoder::default() }
             }
         };
-        model.save(&folder.join("model"), &[], &Adaptation::Full, Kind::Float)?;
+        let options = SaveOptions { dtype: DType::F32, tuning: Adaptation::Full, sigmas: None, lossy: false };
+        model.save(&folder.join("model"), &[], &options)?;
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits.toml");
         let resolved = load_run(&example, &self.overrides(folder))?;
         std::fs::write(folder.join("run.toml"), &resolved.toml)?;

@@ -14,14 +14,22 @@ fn stderr(output: &Output) -> String {
 
 /// An installation with a run of two updates of the shipped teacher in `run`, whose student is tuned as `tuning` says.
 fn trained(tuning: &str) -> Installation {
+    trained_with(tuning, "1e-2", "f32")
+}
+
+fn trained_with(tuning: &str, lr: &str, dtype: &str) -> Installation {
     let advdmd = Installation::with(&PLUGINS);
     advdmd.write("run.toml", CONFIG);
     let mut args = vec!["train", "run.toml", "--out", "run", "--quiet"];
     let tuning = format!("student.tuning={tuning}");
     let quick = ["schedule.updates=2", "batch.groups=1", "critic.updates=1", "eval.prompts_per_task=1"];
     // The average of so few updates moves enough to be seen.
-    let large = ["student.optimizer.lr=1e-2", "student.optimizer.warmup=0", "student.ema_decay=0.5"];
-    for set in quick.into_iter().chain(large).chain([tuning.as_str()]) {
+    let large = ["student.optimizer.warmup=0", "student.ema_decay=0.5"];
+    let mut own = vec![tuning, format!("student.optimizer.lr={lr}"), format!("compute.dtype={dtype}")];
+    if dtype != "f32" {
+        own.push(format!("critic.tuning={LORA}"));
+    }
+    for set in quick.into_iter().chain(large).chain(own.iter().map(String::as_str)) {
         args.extend(["--set", set]);
     }
     let output = advdmd.run(&args);
@@ -96,6 +104,28 @@ fn a_merged_student_is_a_model_of_its_own() {
         assert!(difference(sample(&["--backbone", "digits", "--model", "merged"], "exported")) < 1e-4, "{tuning}");
         assert!(difference(sample(&["--backbone", "digits"], "base")) > 1e-2, "{tuning}");
     }
+}
+
+#[test]
+fn a_small_update_in_half_precision_is_not_lost_in_silence() {
+    let advdmd = trained_with(LORA, "3e-5", "bf16");
+    // The factors are their own numbers.
+    for format in ["diffusers", "peft"] {
+        let output = export(&advdmd, format, &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let (relative, base) = differences(&index(&advdmd, format));
+        assert!(relative == 0.0 && base > 0.0, "{format}: {relative} {base}");
+    }
+    let refused = export(&advdmd, "merged", &[]);
+    let said = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("stored as Bf16, the merged weights lose ") && said.contains("`--dtype f32`"), "{said}");
+    assert!(!advdmd.folder().join("merged").exists() && !advdmd.folder().join("merged.part").exists());
+
+    let whole = export(&advdmd, "merged", &["--dtype", "f32"]);
+    assert!(whole.status.success() && !stderr(&whole).contains("lose"), "{}", stderr(&whole));
+    let forced = export(&advdmd, "merged", &["--force"]);
+    assert!(forced.status.success() && stderr(&forced).contains("the merged weights lose "), "{}", stderr(&forced));
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Export {
     /// Type of the stored numbers [default: f32 for a LoRA, `compute.dtype` of the run for a whole model]
     #[arg(long, value_name = "TYPE", value_parser = ["f32", "bf16", "f16"])]
     dtype: Option<String>,
-    /// Replace an older export in the folder
+    /// Replace an older export in the folder; write a whole model even where rounding takes most of what was learned
     #[arg(long)]
     force: bool,
     /// Where to compute the comparison [default: `compute.device` of the run]

@@ -74,7 +74,7 @@ impl Backbone for Digits {
         if !is_float(dtype) {
             return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {dtype:?}")));
         }
-        self.model.save(folder, parameters, &options.tuning, dtype.into())
+        self.model.save(folder, parameters, options)
     }
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {

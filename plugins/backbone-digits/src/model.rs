@@ -5,7 +5,7 @@ use std::path::Path;
 
 use advdmd_nn::Weights;
 use advdmd_nn::mmdit::{Init, Mmdit, MmditConfig};
-use advdmd_sdk::{Error, Result, Tuning};
+use advdmd_sdk::{Error, Result, SaveOptions};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
@@ -84,13 +84,14 @@ impl Model {
     }
 
     /// Writes the folder that [`Model::load`] reads and that diffusers' `SD3Transformer2DModel.from_pretrained` reads:
-    /// the base, with `parameters` of `tuning` in the place of its tensors or merged into them, stored as `kind`. The weights come
-    /// last, so that a folder with weights is complete.
+    /// the base, with `parameters` in the place of its tensors or merged into them. The weights come last, so that a folder
+    /// with weights is complete, and are read back.
     ///
     /// # Errors
-    /// A parameter that the base does not have (a `LoRA` is no full weight), another shape, or a disk error.
-    pub fn save(&self, folder: &Path, parameters: &[(String, Tensor)], tuning: &Tuning, kind: Kind) -> Result<()> {
-        let weights = self.base.merged(parameters, tuning, kind)?;
+    /// A parameter that the base does not have (a `LoRA` is no full weight), another shape, a loss as
+    /// [`Weights::merged`] refuses it, or a disk error.
+    pub fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
+        let weights = self.base.merged(parameters, options)?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
         let failed = |error: std::io::Error| Error::failed(error).context(folder.display());
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -99,7 +100,9 @@ impl Model {
         config["_class_name"] = "SD3Transformer2DModel".into();
         write_json(&folder.join("config.json"), &config)?;
         write_json(&folder.join("text_encoder.json"), &self.text_encoder)?;
-        weights.save(&folder.join(format!("{WEIGHTS}.safetensors")), &BTreeMap::new())
+        let path = folder.join(format!("{WEIGHTS}.safetensors"));
+        weights.save(&path, &BTreeMap::new())?;
+        weights.check_saved(&path)
     }
 }
 

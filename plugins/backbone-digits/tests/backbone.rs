@@ -135,7 +135,7 @@ fn a_saved_lora_is_merged() {
 }
 
 fn options(dtype: DType, tuning: &Tuning) -> SaveOptions {
-    SaveOptions { dtype, tuning: tuning.clone(), sigmas: None }
+    SaveOptions { dtype, tuning: tuning.clone(), sigmas: None, lossy: false }
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Backbone for Sd3 {
             let found = options.dtype;
             return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {found:?}")));
         }
-        let weights = self.base()?.merged(parameters, &options.tuning, options.dtype.into())?;
+        let weights = self.base()?.merged(parameters, options)?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
         save(folder, &self.config, &weights, &self.files, options)
     }

@@ -27,7 +27,7 @@ const UNCHANGED: [&str; 9] = [
 
 /// Writes `transformer/`, a scheduler that suits the student, `model_index.json`, and the unchanged parts of the base:
 /// as hard links where the disk allows it, else as copies. The weights come last, so that a folder with weights is
-/// complete.
+/// complete, and are read back.
 ///
 /// # Errors
 /// A disk error; names the file.
@@ -60,7 +60,9 @@ pub fn save(
     let mut json = serde_json::to_value(config)?;
     json["_class_name"] = "SD3Transformer2DModel".into();
     write_json(&transformer.join("config.json"), &json)?;
-    weights.save(&transformer.join(format!("{DIFFUSERS_STEM}.safetensors")), &BTreeMap::new())
+    let path = transformer.join(format!("{DIFFUSERS_STEM}.safetensors"));
+    weights.save(&path, &BTreeMap::new())?;
+    weights.check_saved(&path)
 }
 
 /// The base's scheduler, or for a few-step student one that walks its sigmas when a pipeline asks for that many steps.

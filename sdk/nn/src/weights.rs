@@ -72,6 +72,22 @@ impl Weights {
         self.write(path, metadata).map_err(|error| error.context(path.display()))
     }
 
+    /// Reads a file that these weights were saved to, one tensor at a time, and compares every bit.
+    ///
+    /// # Errors
+    /// The first tensor that differs, or a file that cannot be read; names both.
+    pub fn check_saved(&self, path: &Path) -> Result<()> {
+        let stored = Stored::open(path)?;
+        for (name, tensor) in self.iter() {
+            let (found, written) = (stored.read(name, None, Device::Cpu)?, tensor.f_to(Device::Cpu)?);
+            if found.kind() != written.kind() || !found.f_equal(&written)? {
+                let path = path.display();
+                return Err(Error::failed(format!("{path}: read back, {name} is not what was written")));
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
         let mut partial = path.file_name().unwrap_or_default().to_owned();
         partial.push(format!(".{}.partial", std::process::id()));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use advdmd_nn::Weights;
+use advdmd_sdk::{DType, SaveOptions, Tuning};
 use tch::{Device, Kind, Tensor};
 
 fn sample() -> Weights {
@@ -90,4 +91,40 @@ fn broken_files_are_errors_that_name_the_file() {
     let missing = folder.path().join("absent").join("w.safetensors");
     let error = sample().save(&missing, &BTreeMap::new()).unwrap_err().to_string();
     assert!(error.contains("absent"), "{error}");
+}
+
+#[test]
+fn a_file_that_differs_in_one_bit_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let weights = sample();
+    weights.save(&path, &BTreeMap::new()).unwrap();
+    weights.check_saved(&path).unwrap();
+    let mut other: Weights = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.copy())).collect();
+    other.insert("count", Tensor::from(8i64));
+    let error = other.check_saved(&path).unwrap_err().to_string();
+    assert!(error.ends_with("x.safetensors: read back, count is not what was written"), "{error}");
+}
+
+#[test]
+fn an_update_below_the_last_digit_is_not_lost_in_silence() {
+    let draw = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let weight = draw([32, 32]).to_kind(Kind::BFloat16);
+    let base: Weights = [("a.weight".to_owned(), weight.shallow_clone())].into_iter().collect();
+    let tuning = Tuning::Lora { rank: 2, alpha: 2.0, targets: Vec::new() };
+    let merged = |size: f64, dtype, lossy| {
+        let half = |factor: &str, tensor| (format!("transformer.a.lora_{factor}.weight"), tensor);
+        let pair = [half("A", draw([2, 32])), half("B", draw([32, 2]) * size)];
+        let update = pair[1].1.matmul(&pair[0].1);
+        let options = SaveOptions { dtype, tuning: tuning.clone(), sigmas: None, lossy };
+        let merged = base.merged(&pair, &options).map_err(|error| error.to_string())?;
+        Ok::<_, String>((merged.get("a.weight").unwrap().copy(), weight.to_kind(Kind::Float) + update))
+    };
+    for (size, dtype) in [(1e-5, DType::F32), (0.1, DType::Bf16), (0.1, DType::F16)] {
+        let (found, expected) = merged(size, dtype, false).unwrap();
+        assert_eq!(found, expected.to_kind(dtype.into()));
+    }
+    let error = merged(1e-5, DType::Bf16, false).unwrap_err();
+    assert!(error.contains("the merged weights lose ") && error.contains("`--dtype f32` keeps it"), "{error}");
+    assert!(merged(1e-5, DType::Bf16, true).is_ok());
 }
