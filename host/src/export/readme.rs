@@ -15,6 +15,8 @@ use crate::files;
 pub struct Pipeline {
     /// The class that `model_index.json` names.
     pub class: String,
+    /// Whether it has no T5: diffusers wants to be told.
+    pub without_t5: bool,
     /// Whether its own scheduler walks the student's sigmas when it is asked for that many steps.
     pub walks: bool,
 }
@@ -25,7 +27,8 @@ impl Pipeline {
         let index: Json = files::read_json(&folder.join("model_index.json")).ok()?;
         let class = index["_class_name"].as_str()?.to_owned();
         let scheduler: Json = files::read_json(&folder.join("scheduler/scheduler_config.json")).unwrap_or_default();
-        Some(Self { class, walks: walks(&scheduler, sigmas) })
+        let without_t5 = index.get("text_encoder_3").is_some_and(|names| names[1].is_null());
+        Some(Self { class, without_t5, walks: walks(&scheduler, sigmas) })
     }
 }
 
@@ -86,7 +89,7 @@ fn list(sigmas: &[f64]) -> String {
 }
 
 /// Loading and sampling with diffusers.
-fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
+fn python(export: &Export, Pipeline { class, without_t5, walks }: &Pipeline) -> String {
     let merged = export.format == Format::Merged;
     let from = match &export.base {
         Some(base) if !merged => origin(Path::new(base)),
@@ -100,6 +103,11 @@ fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
         Format::Comfy | Format::Merged => "",
     };
     let peft = if export.format == Format::Peft { "from peft import PeftModel\n" } else { "" };
+    // The student never saw T5's tokens, or another number of them.
+    let t5 = !without_t5 && export.options.get("t5") != Some(&Json::Bool(false));
+    let parts = if t5 { "" } else { "text_encoder_3=None, tokenizer_3=None, " };
+    let tokens = export.options.get("t5_tokens").and_then(Json::as_u64).map(|n| format!(", max_sequence_length={n}"));
+    let tokens = tokens.unwrap_or_default();
     let (steps, [height, width]) = (export.steps, export.image);
     // diffusers appends the 0 at the end itself.
     let sigmas = &export.sigmas[..steps];
@@ -127,9 +135,9 @@ fn python(export: &Export, Pipeline { class, walks }: &Pipeline) -> String {
     };
     format!(
         "```python\nimport torch\nfrom diffusers import {import}{class}\n{peft}\n\
-         pipe = {class}.from_pretrained({from}, torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
+         pipe = {class}.from_pretrained({from}, {parts}torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
          image = pipe(\n    \"a prompt\", num_inference_steps={steps}{call}, guidance_scale=1.0, height={height}, \
-         width={width}\n).images[0]\n```\n\n{warning}\n{noise}"
+         width={width}{tokens}\n).images[0]\n```\n\n{warning}\n{noise}"
     )
 }
 
@@ -210,7 +218,7 @@ mod tests {
     #[test]
     fn python_names_base_sigmas_and_scheduler() {
         let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
-        let pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), walks: true };
+        let pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: true };
         let merged = text(&export(Format::Merged, &sigmas), Some(&pipeline));
         assert!(
             merged.contains("\"a prompt\", num_inference_steps=4, guidance_scale=1.0, height=512, width=768\n"),
@@ -226,6 +234,21 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn python_leaves_out_t5_where_the_student_had_none() {
+        let mut export = export(Format::Diffusers, &[1.0, 0.5, 0.0]);
+        let mut pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: false };
+        let none = "text_encoder_3=None, tokenizer_3=None, ";
+        assert!(!text(&export, Some(&pipeline)).contains(none));
+        export.options.insert("t5_tokens".to_owned(), 77.into());
+        assert!(text(&export, Some(&pipeline)).contains(", max_sequence_length=77\n"));
+        export.options.insert("t5".to_owned(), false.into());
+        assert!(text(&export, Some(&pipeline)).contains(none));
+        export.options.remove("t5");
+        pipeline.without_t5 = true;
+        assert!(text(&export, Some(&pipeline)).contains(none));
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Backbone for Sd3 {
         }
         let weights = self.base()?.merged(parameters, options)?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
-        save(folder, &self.config, &weights, &self.files, options)
+        save(folder, &self.config, &weights, &self.files, self.text_options.t5, options)
     }
 
     fn original_modules(&self) -> Vec<OriginalModule> {

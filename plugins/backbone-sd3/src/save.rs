@@ -25,6 +25,9 @@ const UNCHANGED: [&str; 9] = [
     "feature_extractor",
 ];
 
+/// Those of them that a student without T5 does without.
+const T5_PARTS: [&str; 2] = ["text_encoder_3", "tokenizer_3"];
+
 /// Writes `transformer/`, a scheduler that suits the student, `model_index.json`, and the unchanged parts of the base:
 /// as hard links where the disk allows it, else as copies. The weights come last, so that a folder with weights is
 /// complete, and are read back.
@@ -36,12 +39,15 @@ pub fn save(
     config: &MmditConfig,
     weights: &Weights,
     base: &ModelFiles,
+    with_t5: bool,
     options: &SaveOptions,
 ) -> Result<()> {
     let transformer = folder.join("transformer");
     create(&transformer)?;
     if let Some(pipeline) = &base.pipeline {
-        for part in UNCHANGED {
+        // A student that never saw T5's tokens must not get them.
+        let kept = |part: &&str| with_t5 || !T5_PARTS.contains(part);
+        for part in UNCHANGED.into_iter().filter(kept) {
             let from = pipeline.join(part);
             if from.is_dir() {
                 link_folder(&from, &folder.join(part))?;
@@ -53,6 +59,9 @@ pub fn save(
         let index = pipeline.join("model_index.json");
         if index.is_file() {
             let mut index = read_json(&index)?;
+            for part in T5_PARTS.iter().filter(|part| !kept(part)) {
+                index[*part] = json!([null, null]);
+            }
             index["scheduler"] = json!(["diffusers", scheduler["_class_name"]]);
             write_json(&folder.join("model_index.json"), &index)?;
         }

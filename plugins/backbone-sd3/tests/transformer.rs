@@ -274,3 +274,23 @@ fn checkpointing_changes_nothing() {
     // B is zero at first, so that only its own gradient is not.
     assert!(alive >= 8 * 3 - 2, "{alive}");
 }
+
+#[test]
+fn a_saved_model_without_t5_has_none() {
+    let without = build(json!({ "model": golden("sd35-tiny"), "t5": false }), DType::F32).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = advdmd_sdk::SaveOptions {
+        dtype: DType::F32,
+        tuning: Tuning::Full,
+        sigmas: Some(vec![1.0, 0.75, 0.0]),
+        lossy: false,
+    };
+    without.save(folder.path(), &[], &options).unwrap();
+    assert!(folder.path().join("text_encoder").is_dir() && !folder.path().join("text_encoder_3").exists());
+    let index: Value = serde_json::from_slice(&std::fs::read(folder.path().join("model_index.json")).unwrap()).unwrap();
+    assert_eq!(index["text_encoder_3"], json!([null, null]));
+    // Nobody has to say again that there is no T5.
+    let saved = build(json!({ "model": folder.path() }), DType::F32).unwrap();
+    let [expected, found] = [&without, &saved].map(|backbone| backbone.encode_text(&["a cat"]).unwrap().context);
+    assert!(found.equal(&expected));
+}
