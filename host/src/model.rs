@@ -34,28 +34,35 @@ pub struct Model {
     device: Device,
 }
 
+/// What is done with a backbone before its first network is made.
+pub trait First<T>: FnOnce(&dyn Backbone) -> Result<T> {}
+
+impl<T, F: FnOnce(&dyn Backbone) -> Result<T>> First<T> for F {}
+
 impl Model {
     /// The averaged student of a run's newest checkpoint. `sets` change the run's configuration, such as
-    /// `compute.device=cuda`.
+    /// `compute.device=cuda`. What `first` makes of the backbone, such as encoded prompts, is made before there is a
+    /// network: a card need not hold the text encoders beside it.
     ///
     /// # Errors
-    /// A folder that holds no run or no checkpoint, or plugins that are not found.
-    pub fn from_run(run: &Path, sets: &[String]) -> Result<Self> {
+    /// A folder that holds no run or no checkpoint, plugins that are not found, or those of `first`.
+    pub fn from_run<T>(run: &Path, sets: &[String], first: impl First<T>) -> Result<(Self, T)> {
         let config = run_config(run, sets)?;
         let registry = Registry::discover(&config.plugins.paths)?;
-        Self::student(&registry, run, &config)
+        Self::student(&registry, run, &config, first)
     }
 
     /// The same for a run whose configuration was read already.
     ///
     /// # Errors
     /// As [`Model::from_run`].
-    pub fn student(registry: &Registry, run: &Path, config: &RunConfig) -> Result<Self> {
+    pub fn student<T>(registry: &Registry, run: &Path, config: &RunConfig, first: impl First<T>) -> Result<(Self, T)> {
         let Some(newest) = checkpoint::latest(run)? else {
             let hint = "train it first, or let it reach its first checkpoint".to_owned();
             return Err(Error::usage(format!("{} holds no checkpoint", run.display()), Some(hint)));
         };
-        let mut model = Self::load(registry, &config.compute, &config.backbone, &config.student.tuning, config.seed)?;
+        let (tuning, seed) = (&config.student.tuning, config.seed);
+        let (mut model, made) = Self::load(registry, &config.compute, &config.backbone, tuning, seed, first)?;
         let newest = Checkpoint::open(&newest)?;
         let now = serde_json::to_value(config).map_err(Error::failed)?;
         for line in config_drift(&newest.index.identity.config, &now) {
@@ -67,25 +74,38 @@ impl Model {
         model.steps = Some(config.sampler.steps);
         model.sigmas.clone_from(&config.sampler.sigmas);
         model.updates = newest.index.state.update;
-        Ok(model)
+        Ok((model, made))
     }
 
-    /// The frozen base of a backbone.
+    /// The frozen base of a backbone; `first` as for a run.
     ///
     /// # Errors
-    /// The registry's and the backbone's.
-    pub fn from_backbone(registry: &Registry, compute: &Compute, backbone: &Component) -> Result<Self> {
-        Self::load(registry, compute, backbone, &Tuning::Frozen, 0)
+    /// The registry's, the backbone's and those of `first`.
+    pub fn from_backbone<T>(
+        registry: &Registry,
+        compute: &Compute,
+        backbone: &Component,
+        first: impl First<T>,
+    ) -> Result<(Self, T)> {
+        Self::load(registry, compute, backbone, &Tuning::Frozen, 0, first)
     }
 
-    fn load(registry: &Registry, compute: &Compute, backbone: &Component, tuning: &Tuning, seed: u64) -> Result<Self> {
+    fn load<T>(
+        registry: &Registry,
+        compute: &Compute,
+        backbone: &Component,
+        tuning: &Tuning,
+        seed: u64,
+        first: impl First<T>,
+    ) -> Result<(Self, T)> {
         let device = device::select(compute)?;
         let init = BackboneInit { device: device::sdk(device), dtype: compute.dtype, seed };
         let backbone = registry.backbone(backbone, &init)?;
+        let made = first(backbone.as_ref())?;
         let denoiser = backbone.denoiser(tuning, seed)?;
         let euler = Component { r#type: "ode-euler".to_owned(), options: serde_json::Map::new() };
         let sampler = registry.sampler(&euler)?;
-        Ok(Self {
+        let model = Self {
             backbone,
             denoiser,
             sampler,
@@ -94,7 +114,8 @@ impl Model {
             sigmas: None,
             updates: 0,
             device,
-        })
+        };
+        Ok((model, made))
     }
 
     /// Takes another sampler; sigmas that were named for the old one are dropped.

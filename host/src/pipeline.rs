@@ -38,17 +38,11 @@ impl Pipeline<'_> {
         self.draw(first, count, 0, &self.backbone.spec().latent_shape)
     }
 
-    /// Latents of `prompts` from `noise` `[B, C, h, w]`; the prompts are samples `first..` of the seed.
+    /// Latents of prompts of a table from `noise` `[B, C, h, w]`; they are samples `first..` of the seed.
     ///
     /// # Errors
-    /// A prompt that the backbone refuses.
-    pub fn latents(&self, prompts: &[&str], first: usize, noise: Tensor) -> Result<Tensor> {
-        let table = PromptTable::new(self.backbone, prompts)?;
-        self.latents_of(&table, &(0..prompts.len()).collect::<Vec<_>>(), first, noise)
-    }
-
-    /// The same for prompts of a table.
-    fn latents_of(&self, table: &PromptTable, ids: &[usize], first: usize, noise: Tensor) -> Result<Tensor> {
+    /// The backbone's, or the table's.
+    pub fn latents_of(&self, table: &PromptTable, ids: &[usize], first: usize, noise: Tensor) -> Result<Tensor> {
         let null = table.null(ids.len());
         let guidance = Guidance { scale: self.guidance_scale, null: &null };
         let shape = noise.size()[1..].to_vec();
@@ -61,8 +55,8 @@ impl Pipeline<'_> {
     /// # Errors
     /// A prompt that the backbone refuses.
     pub fn images(&self, prompts: &[&str], first: usize) -> Result<Tensor> {
-        let latents = self.latents(prompts, first, self.noise(first, prompts.len())?)?;
-        Ok(tch::no_grad(|| self.backbone.decode_latents(&latents))?)
+        let table = PromptTable::new(self.backbone, prompts)?;
+        self.images_of(&table, &(0..prompts.len()).collect::<Vec<_>>(), first)
     }
 
     /// The same for prompts of a table, without the text encoder.

@@ -82,6 +82,18 @@ impl PromptTable {
         Ok(Self { rows, null, device })
     }
 
+    /// The table on another device, unless it lies on disk.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        let rows = match self.rows {
+            Rows::Memory(rows) => Rows::Memory(rows.map(|tensor| tensor.to_device(device))),
+            Rows::Disk { shelf, keys, null } => {
+                Rows::Disk { shelf, keys, null: null.map(|tensor| tensor.to_device(device)) }
+            }
+        };
+        Self { rows, device, ..self }
+    }
+
     /// Number of prompts, the null prompt not among them.
     #[expect(clippy::len_without_is_empty, reason = "a table without prompts is of no use, and of no harm")]
     pub fn len(&self) -> usize {

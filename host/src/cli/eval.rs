@@ -40,7 +40,7 @@ enum Suite {
 const SUITE_SEED: u64 = 1;
 
 pub fn run(args: &Eval) -> Result<()> {
-    let (model, trajectory) = args.model.load()?;
+    let (model, trajectory, ()) = args.model.load(|_| Ok(()))?;
     let (made, side) = (model.backbone.spec().image_shape, SCENE_SIDE as i64);
     if made != [3, side, side] {
         let message = format!("the suite judges images of [3, {side}, {side}], this model makes {made:?}");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use advdmd::config::{Component, Compute};
-use advdmd::model::Model;
+use advdmd::model::{First, Model};
 use advdmd::registry::Registry;
 use advdmd::sampling::Trajectory;
 use advdmd::{Error, Result, device};
@@ -88,8 +88,8 @@ pub struct ModelArgs {
 const MANY_STEPS: usize = 40;
 
 impl ModelArgs {
-    /// The model and its trajectory.
-    pub fn load(&self) -> Result<(Model, Trajectory)> {
+    /// The model and its trajectory, and what `first` makes of the backbone before there is a network.
+    pub fn load<T>(&self, first: impl First<T>) -> Result<(Model, Trajectory, T)> {
         if !self.guidance_scale.is_finite() || self.guidance_scale < 0.0 {
             return Err(Error::usage(
                 format!("--guidance-scale {}: expected a number of at least 0", self.guidance_scale),
@@ -97,9 +97,11 @@ impl ModelArgs {
             ));
         }
         let registry = Registry::discover(&[])?;
-        let mut model = match &self.run {
-            Some(run) => Model::from_run(run, &self.compute.sets())?,
-            None => Model::from_backbone(&registry, &self.compute.compute()?, &self.backbone.component(&registry)?)?,
+        let (mut model, made) = if let Some(run) = &self.run {
+            Model::from_run(run, &self.compute.sets(), first)?
+        } else {
+            let component = self.backbone.component(&registry)?;
+            Model::from_backbone(&registry, &self.compute.compute()?, &component, first)?
         };
         if let Some(sampler) = &self.sampler {
             model.with_sampler(&registry, &component(sampler, "--sampler-set", &self.sampler_sets)?)?;
@@ -110,7 +112,7 @@ impl ModelArgs {
             (None, None) => model.steps.unwrap_or(MANY_STEPS),
         };
         let trajectory = model.trajectory(steps, self.sigmas.as_deref())?;
-        Ok((model, trajectory))
+        Ok((model, trajectory, made))
     }
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use advdmd::progress::Progress;
+use advdmd::prompts::PromptTable;
 use advdmd::{Error, Result, files, png, prompt_file};
 use advdmd_nn::Weights;
+use advdmd_sdk::Backbone;
 use clap::Args;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::model_args::ModelArgs;
 
@@ -41,28 +43,37 @@ pub struct Sample {
 
 pub fn run(args: &Sample) -> Result<()> {
     let prompts = prompts(args)?;
-    let (model, trajectory) = args.model.load()?;
+    // A card need not hold the text encoders beside the network. One table for each batch, as its images are made, on
+    // the CPU: many prompts are large.
+    let encode = |backbone: &dyn Backbone| {
+        let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        let table = |texts: &[&str]| Ok(PromptTable::new(backbone, texts)?.on(Device::Cpu));
+        let tables = texts.chunks(args.batch).map(table).collect::<Result<Vec<_>>>()?;
+        backbone.release_encoders()?;
+        Ok(tables)
+    };
+    let (model, trajectory, tables) = args.model.load(encode)?;
     let pipeline = model.pipeline(&trajectory, args.model.guidance_scale, args.model.seed);
     let channels = model.backbone.spec().latent_shape[0];
     let given = args.latents.as_deref().map(|path| given(path, &prompts, channels)).transpose()?;
     files::create_dir(&args.out)?;
     let mut progress = Progress::new("sampling", 0, prompts.len() as u64);
     let mut finals = Vec::new();
-    for (index, chunk) in prompts.chunks(args.batch).enumerate() {
-        let first = index * args.batch;
-        let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
+    for (index, table) in tables.into_iter().enumerate() {
+        let (first, table) = (index * args.batch, table.on(model.device()));
+        let ids: Vec<usize> = (0..table.len()).collect();
         let noise = match &given {
-            Some(latents) => latents.narrow(0, first as i64, chunk.len() as i64).to_device(model.device()),
-            None => pipeline.noise(first, chunk.len())?,
+            Some(latents) => latents.narrow(0, first as i64, ids.len() as i64).to_device(model.device()),
+            None => pipeline.noise(first, ids.len())?,
         };
-        let latents = pipeline.latents(&texts, first, noise)?;
+        let latents = pipeline.latents_of(&table, &ids, first, noise)?;
         let images = tch::no_grad(|| model.backbone.decode_latents(&latents))?;
-        for offset in 0..chunk.len() {
+        for offset in ids {
             let path = args.out.join(format!("{:05}.png", first + offset));
             png::write_png(&path, &images.get(offset as i64))?;
         }
-        finals.push(latents.to_device(tch::Device::Cpu));
-        progress.advance((first + chunk.len()) as u64, "");
+        finals.push(latents.to_device(Device::Cpu));
+        progress.advance((first + table.len()) as u64, "");
     }
     drop(progress);
     files::write_json(&args.out.join("prompts.json"), &prompts)?;
@@ -84,7 +95,7 @@ fn prompts(args: &Sample) -> Result<Vec<String>> {
 
 /// Initial latents from a file, one for each image, of any height and width that the backbone can do.
 fn given(path: &Path, prompts: &[String], channels: i64) -> Result<Tensor> {
-    let weights = Weights::load(path, Some(Kind::Float), tch::Device::Cpu)?;
+    let weights = Weights::load(path, Some(Kind::Float), Device::Cpu)?;
     let latents = weights.get("latents").ok_or_else(|| Error::content(path, "there is no tensor `latents`"))?;
     let (found, count) = (latents.size(), prompts.len() as i64);
     if found.len() != 4 || found[..2] != [count, channels] {

@@ -100,7 +100,7 @@ pub fn export(run: &Path, sets: &[String], options: &ExportOptions) -> Result<Ex
         return Err(Error::usage("the student was fully trained: there is no LoRA to export", hint));
     }
     let registry = Registry::discover(&config.plugins.paths)?;
-    let model = Model::student(&registry, run, &config)?;
+    let (model, conditioning) = Model::student(&registry, run, &config, verify::conditioning)?;
     let modules = match options.format {
         Format::Comfy => originals(&config.backbone.r#type, model.backbone.as_ref())?,
         _ => Vec::new(),
@@ -109,7 +109,7 @@ pub fn export(run: &Path, sets: &[String], options: &ExportOptions) -> Result<Ex
     let sigmas = trajectory.sigmas;
     // The first noise level, and one on the way; one between where the only step goes from noise to image.
     let middle = if sigmas.len() > 2 { sigmas[(sigmas.len() - 1) / 2] } else { 0.5 };
-    let probe = Probe::new(&model, [sigmas[0], middle], config.compute.dtype)?;
+    let probe = Probe::new(&model, conditioning, [sigmas[0], middle], config.compute.dtype)?;
     let dtype = options.dtype.unwrap_or(match options.format {
         Format::Merged => config.compute.dtype,
         _ => DType::F32,

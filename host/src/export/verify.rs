@@ -52,14 +52,12 @@ impl fmt::Display for Difference {
 }
 
 impl Probe {
-    /// The velocities of a student of `dtype` for a prompt, at two noise levels.
+    /// The velocities of a student of `dtype` for an embedded prompt, at two noise levels.
     ///
     /// # Errors
     /// The backbone's.
-    pub fn new(model: &Model, sigmas: [f64; 2], dtype: DType) -> Result<Self> {
+    pub fn new(model: &Model, conditioning: Conditioning, sigmas: [f64; 2], dtype: DType) -> Result<Self> {
         let backbone = model.backbone.as_ref();
-        let conditioning = tch::no_grad(|| encoded(backbone))?;
-        backbone.release_encoders()?;
         let base = backbone.denoiser(&Tuning::Frozen, 0)?;
         let full = Random::new(0).normal(Stream::Eval, [[0, 0, 0]], &backbone.spec().latent_shape, model.device())?;
         let small = crop(backbone, &full)?;
@@ -114,7 +112,17 @@ pub fn rounding(dtype: DType) -> f64 {
     }
 }
 
-/// An embedded prompt: the first that the backbone has words for.
+/// An embedded prompt, after which the encoders are gone.
+///
+/// # Errors
+/// The backbone's.
+pub fn conditioning(backbone: &dyn Backbone) -> Result<Conditioning> {
+    let conditioning = tch::no_grad(|| encoded(backbone))?;
+    backbone.release_encoders()?;
+    Ok(conditioning)
+}
+
+/// The first prompt that the backbone has words for.
 fn encoded(backbone: &dyn Backbone) -> Result<Conditioning> {
     // Every backbone takes this one, so that a fault here is none of the prompt's.
     let null = backbone.encode_text(&[&backbone.spec().null_prompt])?;
