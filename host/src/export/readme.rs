@@ -2,6 +2,7 @@
 //! and no tool guesses those.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::{Component as Part, Path};
 
 use advdmd_nn::schedule::FlowMatchEuler;
@@ -19,6 +20,8 @@ pub struct Pipeline {
     pub without_t5: bool,
     /// Whether its own scheduler walks the student's sigmas when it is asked for that many steps.
     pub walks: bool,
+    /// The infix of its weight files, where they have one.
+    pub variant: Option<String>,
 }
 
 impl Pipeline {
@@ -28,8 +31,21 @@ impl Pipeline {
         let class = index["_class_name"].as_str()?.to_owned();
         let scheduler: Json = files::read_json(&folder.join("scheduler/scheduler_config.json")).unwrap_or_default();
         let without_t5 = index.get("text_encoder_3").is_some_and(|names| names[1].is_null());
-        Some(Self { class, without_t5, walks: walks(&scheduler, sigmas) })
+        Some(Self { class, without_t5, walks: walks(&scheduler, sigmas), variant: variant(folder) })
     }
+}
+
+/// The infix of the transformer's weight files, where there are none without one.
+fn variant(folder: &Path) -> Option<String> {
+    let names = fs::read_dir(folder.join("transformer")).ok()?;
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let weights: Vec<String> = names.filter(|name| name.ends_with(".safetensors")).collect();
+    let infix = |name: &str| {
+        let (_, infix) = name.strip_suffix(".safetensors")?.rsplit_once('.')?;
+        Some(infix.split_once('-').map_or(infix, |(infix, _)| infix).to_owned())
+    };
+    let infixes: Option<Vec<String>> = weights.iter().map(|name| infix(name)).collect();
+    infixes?.into_iter().max()
 }
 
 fn walks(scheduler: &Json, sigmas: &[f64]) -> bool {
@@ -89,12 +105,15 @@ fn list(sigmas: &[f64]) -> String {
 }
 
 /// Loading and sampling with diffusers.
-fn python(export: &Export, Pipeline { class, without_t5, walks }: &Pipeline) -> String {
+fn python(export: &Export, Pipeline { class, without_t5, walks, variant }: &Pipeline) -> String {
     let merged = export.format == Format::Merged;
     let from = match &export.base {
         Some(base) if !merged => origin(Path::new(base)),
         _ => "\"PATH/TO/THIS/FOLDER\"".to_owned(),
     };
+    // What the run chose among the base's files; a merged folder has plain ones.
+    let variant = export.options.get("variant").and_then(Json::as_str).or(variant.as_deref()).filter(|_| !merged);
+    let variant = variant.map(|variant| format!(", variant={variant:?}")).unwrap_or_default();
     let load = match export.format {
         Format::Diffusers => "pipe.load_lora_weights(\"PATH/TO/THIS/FOLDER\")\n",
         Format::Peft => {
@@ -135,7 +154,7 @@ fn python(export: &Export, Pipeline { class, without_t5, walks }: &Pipeline) -> 
     };
     format!(
         "```python\nimport torch\nfrom diffusers import {import}{class}\n{peft}\n\
-         pipe = {class}.from_pretrained({from}, {parts}torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
+         pipe = {class}.from_pretrained({from}{variant}, {parts}torch_dtype=torch.bfloat16).to(\"cuda\")\n{load}{scheduler}\
          image = pipe(\n    \"a prompt\", num_inference_steps={steps}{call}, guidance_scale=1.0, height={height}, \
          width={width}{tokens}\n).images[0]\n```\n\n{warning}\n{noise}"
     )
@@ -218,7 +237,8 @@ mod tests {
     #[test]
     fn python_names_base_sigmas_and_scheduler() {
         let sigmas = [1.0, 0.9, 0.75, 0.5, 0.0];
-        let pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: true };
+        let pipeline =
+            Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: true, variant: None };
         let merged = text(&export(Format::Merged, &sigmas), Some(&pipeline));
         assert!(
             merged.contains("\"a prompt\", num_inference_steps=4, guidance_scale=1.0, height=512, width=768\n"),
@@ -239,7 +259,8 @@ mod tests {
     #[test]
     fn python_leaves_out_t5_where_the_student_had_none() {
         let mut export = export(Format::Diffusers, &[1.0, 0.5, 0.0]);
-        let mut pipeline = Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: false };
+        let mut pipeline =
+            Pipeline { class: "StableDiffusion3Pipeline".to_owned(), without_t5: false, walks: false, variant: None };
         let none = "text_encoder_3=None, tokenizer_3=None, ";
         assert!(!text(&export, Some(&pipeline)).contains(none));
         export.options.insert("t5_tokens".to_owned(), 77.into());
@@ -249,6 +270,25 @@ mod tests {
         export.options.remove("t5");
         pipeline.without_t5 = true;
         assert!(text(&export, Some(&pipeline)).contains(none));
+    }
+
+    #[test]
+    fn weight_files_with_an_infix_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let transformer = folder.path().join("transformer");
+        fs::create_dir(&transformer).unwrap();
+        assert_eq!(variant(folder.path()), None);
+        for name in ["a.fp16-00001-of-00002.safetensors", "a.fp16-00002-of-00002.safetensors"] {
+            fs::write(transformer.join(name), "").unwrap();
+        }
+        let found = variant(folder.path());
+        assert_eq!(found.as_deref(), Some("fp16"));
+        let pipeline = Pipeline { class: "P".to_owned(), without_t5: false, walks: true, variant: found };
+        let call = "revision=\"abc\", variant=\"fp16\", torch_dtype";
+        assert!(text(&export(Format::Diffusers, &[1.0, 0.0]), Some(&pipeline)).contains(call));
+        assert!(!text(&export(Format::Merged, &[1.0, 0.0]), Some(&pipeline)).contains("variant="));
+        fs::write(transformer.join("a.safetensors"), "").unwrap();
+        assert_eq!(variant(folder.path()), None);
     }
 
     #[test]
