@@ -71,7 +71,7 @@ pub fn run(mut resolved: Resolved<PretrainConfig>, out: &Path, resume: bool) -> 
     let random = Random::new(config.seed);
     let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
     let backbone = registry.backbone(&config.backbone, &init)?;
-    let made_with = registry.run_manifest(&resolved)?;
+    let made_with = registry.run_manifest(&resolved, backbone.sources()?.as_ref())?;
     let Material { data, table, .. } = Material::of_pretraining(config, &made_with, backbone.as_ref(), device)?;
     let denoiser = backbone.denoiser(&Tuning::Full, config.seed)?;
     let parameters = denoiser.parameters();

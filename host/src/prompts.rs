@@ -6,7 +6,7 @@ use advdmd_sdk::{Backbone, Conditioning};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::cache::{Cache, Filling, Key, Shelf, Tensors, key_of};
+use crate::cache::{self, Cache, Filling, Key, Shelf, Tensors, key_of};
 use crate::device::upload;
 use crate::{Error, Result};
 
@@ -67,7 +67,7 @@ impl PromptTable {
         let null_prompt = backbone.spec().null_prompt;
         let all: Vec<&str> = prompts.iter().copied().chain([null_prompt.as_str()]).collect();
         let keys: Vec<Key> = all.iter().map(key_of).collect();
-        let mut shelf = cache.shelf("text", &json!(null_prompt))?;
+        let mut shelf = cache.shelf(cache::Kind::Text, &json!(null_prompt))?;
         let mut missing: BTreeMap<&str, Key> = all.iter().copied().zip(keys.iter().copied()).collect();
         missing.retain(|_, key| !shelf.has(key));
         fill(backbone, &missing.into_iter().collect::<Vec<_>>(), &mut shelf)?;

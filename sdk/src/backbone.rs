@@ -1,5 +1,7 @@
 //! Backbones: the diffusion model behind teacher, student and fake-score network.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{DType, Device};
@@ -79,6 +81,26 @@ pub struct OriginalModule {
     pub part: usize,
     /// How many layers the original one fuses, stacked along the outputs; 1 for none.
     pub parts: usize,
+}
+
+/// The files that a backbone reads, by what depends on them: what [`Backbone::sources`] says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sources {
+    /// Files of the network.
+    pub network: Vec<PathBuf>,
+    /// What embedded prompts depend on.
+    pub text: EncoderSource,
+    /// What latents of images depend on, beside the shapes of the [`BackboneSpec`].
+    pub images: EncoderSource,
+}
+
+/// What an encoder's results depend on. Where its files lie is not among it: their names, order and content are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EncoderSource {
+    /// Files that are read, in an order that says what each is for.
+    pub files: Vec<PathBuf>,
+    /// What else changes the numbers, such as the number of tokens.
+    pub settings: serde_json::Value,
 }
 
 /// Embedded prompts, one row per prompt, in whatever floating type the encoders compute.
@@ -184,6 +206,15 @@ pub trait Backbone: Send {
     /// The linear layers of the network under their original names; none where there are no others.
     fn original_modules(&self) -> Vec<OriginalModule> {
         Vec::new()
+    }
+
+    /// The files that this backbone reads, and what its encoders' results depend on; no weights are read for it. `None`:
+    /// all files below the paths that the configuration names, and all options.
+    ///
+    /// # Errors
+    /// Files that are not there or contradict each other; names them.
+    fn sources(&self) -> crate::Result<Option<Sources>> {
+        Ok(None)
     }
 
     /// Frees what only [`Backbone::encode_text`] and [`Backbone::encode_images`] need, once their results are kept

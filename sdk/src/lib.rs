@@ -54,7 +54,7 @@ mod trace;
 
 #[cfg(feature = "torch")]
 pub use backbone::{Backbone, Conditioning, Denoiser, Prediction};
-pub use backbone::{BackboneInit, BackboneSpec, OriginalModule, Request, SaveOptions, Tuning};
+pub use backbone::{BackboneInit, BackboneSpec, EncoderSource, OriginalModule, Request, SaveOptions, Sources, Tuning};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use plugin::BackboneConfig;

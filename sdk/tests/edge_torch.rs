@@ -2,8 +2,8 @@
 
 use advdmd_sdk::abi::{loop_backbone, loop_reward};
 use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, DiscriminatorLoss, Error, Learner, Needs, OriginalModule,
-    Prediction, Request, Result, Reward, RewardBatch, SaveOptions, TensorView, Tuning,
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, DiscriminatorLoss, EncoderSource, Error, Learner, Needs,
+    OriginalModule, Prediction, Request, Result, Reward, RewardBatch, SaveOptions, Sources, TensorView, Tuning,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -170,6 +170,15 @@ impl Backbone for Toy {
         vec![OriginalModule { module: "to_k".to_owned(), original: "qkv".to_owned(), part: 1, parts: 3 }]
     }
 
+    fn sources(&self) -> Result<Option<Sources>> {
+        let source = |file: &str, settings| EncoderSource { files: vec![file.into()], settings };
+        Ok(Some(Sources {
+            network: vec!["/m/n".into(), "/m/\u{fc}".into()],
+            text: source("/m/t", serde_json::json!({ "tokens": 7 })),
+            images: source("/m/i", serde_json::Value::Null),
+        }))
+    }
+
     fn release_encoders(&self) -> Result<()> {
         Err(Error::failed("released"))
     }
@@ -222,6 +231,7 @@ fn backbones_keep_every_method() {
     let error = backbone.save("/some/folder".as_ref(), &parameters, &options).unwrap_err();
     assert_eq!(error, Error::failed("/some/folder: a.weight [2, 3], b [] as Bf16, Full, Some([1.0, 0.0]), true"));
     assert_eq!(backbone.original_modules(), Toy.original_modules());
+    assert_eq!(backbone.sources().unwrap(), Toy.sources().unwrap());
     assert_eq!(backbone.release_encoders(), Err(Error::failed("released")));
     let error = backbone.denoiser(&Tuning::Full, u64::MAX).err();
     assert_eq!(error, Some(Error::unsupported("seed 18446744073709551615")));

@@ -145,6 +145,131 @@ fn the_recipe_trains_on_photographs_and_resumes_exactly() {
     assert_ne!(newest(&advdmd, "other"), newest(&advdmd, "whole"));
 }
 
+/// Two updates on a copy of the tiny model, in the folder `model`.
+fn installed_with_model() -> Installation {
+    let advdmd = installed();
+    copy_folder(Path::new(&golden("sd35-tiny")), &advdmd.folder().join("model"));
+    advdmd
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy_folder(&path, &to.join(name));
+        } else {
+            std::fs::copy(path, to.join(name)).unwrap();
+        }
+    }
+}
+
+fn briefly(advdmd: &Installation, out: &str, model: &str, more: &[&str]) -> Output {
+    let model = format!("backbone.model={}", advdmd.folder().join(model).display());
+    let mut args = vec!["train", "run.toml", "--out", out, "--set", &model];
+    for set in [
+        "schedule.updates=2",
+        "backbone.width=32",
+        "critic.warmup=0",
+        "batch.groups=1",
+        "batch.group_size=2",
+        "batch.micro_batch=2",
+        "eval.every=0",
+    ] {
+        args.extend(["--set", set]);
+    }
+    args.extend(more);
+    advdmd.run(&args)
+}
+
+/// The same, which must end well; how many shelves of embeddings and of latents the cache has then: a new one is an
+/// encoder that everything went through again.
+fn shelves(advdmd: &Installation, out: &str, model: &str, more: &[&str]) -> [usize; 2] {
+    let output = briefly(advdmd, out, model, more);
+    assert!(output.status.success(), "{}", text(&output));
+    let folder = std::fs::read_dir(advdmd.folder().join("cache/encoded")).unwrap();
+    let names: Vec<String> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    ["text-", "latents-"].map(|kind| names.iter().filter(|name| name.starts_with(kind)).count())
+}
+
+/// Another last number in a file of weights.
+fn change(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let lowest = bytes.len() - 4;
+    bytes[lowest] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn assert_refused(output: &Output, why: &[&str]) {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for why in why {
+        assert!(text.contains(why), "{why} in {text}");
+    }
+}
+
+#[test]
+fn what_an_encoder_does_not_read_encodes_nothing_again() {
+    let advdmd = installed_with_model();
+    let model = advdmd.folder().join("model");
+    assert_eq!(shelves(&advdmd, "out", "model", &[]), [1, 1]);
+    for stray in ["notes.txt", "sd3.5_medium.safetensors", "text_encoder/model.fp16.safetensors", "vae/README.md"] {
+        std::fs::write(model.join(stray), "not read").unwrap();
+    }
+    assert_eq!(shelves(&advdmd, "out", "model", &["--resume", "--set", "schedule.updates=3"]), [1, 1]);
+    let run = std::fs::read_to_string(advdmd.folder().join("out/run.json")).unwrap();
+    assert!(run.contains("text_encoder_3/model.safetensors") && !run.contains("fp16"), "{run}");
+    for (index, (set, expected)) in [
+        ("backbone.activation_checkpointing=false", [1, 1]),
+        ("backbone.vae_tile=32", [1, 1]),
+        ("backbone.t5=false", [2, 1]),
+        ("backbone.height=48", [2, 2]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(shelves(&advdmd, &format!("set-{index}"), "model", &["--set", set]), expected, "{set}");
+    }
+    std::fs::rename(&model, advdmd.folder().join("moved")).unwrap();
+    assert_eq!(shelves(&advdmd, "moved-run", "moved", &[]), [2, 2]);
+}
+
+#[test]
+fn the_encoders_beside_a_single_file_are_part_of_the_run() {
+    let advdmd = installed_with_model();
+    let model = advdmd.folder().join("model");
+    let weights = model.join("transformer/diffusion_pytorch_model.safetensors");
+    std::fs::rename(weights, model.join("x.safetensors")).unwrap();
+    assert_eq!(shelves(&advdmd, "out", "model/x.safetensors", &[]), [1, 1]);
+    change(&model.join("text_encoder/model.safetensors"));
+    let resumed = briefly(&advdmd, "out", "model/x.safetensors", &["--resume"]);
+    assert_refused(&resumed, &["text_encoder/model.safetensors (backbone) has changed"]);
+    assert_eq!(shelves(&advdmd, "other", "model/x.safetensors", &[]), [2, 1]);
+    // The configuration that the file's sizes are read from, and the file itself.
+    let config = model.join("transformer/config.json");
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + "\n").unwrap();
+    change(&model.join("x.safetensors"));
+    let resumed = briefly(&advdmd, "other", "model/x.safetensors", &["--resume"]);
+    assert_refused(&resumed, &["transformer/config.json (backbone) has", "model/x.safetensors (backbone) has changed"]);
+}
+
+#[test]
+fn another_autoencoder_behind_a_link_is_another_run() {
+    let advdmd = installed_with_model();
+    let vae = advdmd.folder().join("model/vae");
+    let [first, second] = ["first", "second"].map(|name| advdmd.folder().join(name));
+    std::fs::rename(&vae, &first).unwrap();
+    copy_folder(&first, &second);
+    change(&second.join("diffusion_pytorch_model.safetensors"));
+    std::os::unix::fs::symlink("../first", &vae).unwrap();
+    assert_eq!(shelves(&advdmd, "out", "model", &[]), [1, 1]);
+    std::fs::remove_file(&vae).unwrap();
+    std::os::unix::fs::symlink("../second", &vae).unwrap();
+    let resumed = briefly(&advdmd, "out", "model", &["--resume"]);
+    assert_refused(&resumed, &["vae/diffusion_pytorch_model.safetensors (backbone) has changed"]);
+    assert_eq!(shelves(&advdmd, "other", "model", &[]), [1, 2]);
+}
+
 #[test]
 fn given_latents_of_any_size_are_sampled() {
     let advdmd = Installation::with(&PLUGINS);

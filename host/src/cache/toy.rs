@@ -94,7 +94,7 @@ pub fn manifest() -> RunManifest {
 /// The toy's cache in `folder`.
 pub fn cache(folder: &Path) -> Cache {
     let component = Component { r#type: "toy".into(), options: serde_json::Map::new() };
-    Cache::new(folder.to_owned(), &manifest(), &component, DType::F32)
+    Cache::new(folder.to_owned(), &manifest(), &component, DType::F32, None).unwrap()
 }
 
 /// The CPU.

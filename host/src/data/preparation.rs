@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::images::{Framing, ImageSet, Item, Latents, Picture, Source};
 use super::picture;
 use super::{Broken, Preparation, Scope, Summary};
-use crate::cache::{Facts, Filling, KnownImages, hex, key_of};
+use crate::cache::{self, Facts, Filling, KnownImages, hex, key_of};
 use crate::config::{ImageOptions, OnBroken};
 use crate::device::upload;
 use crate::digests::Stamp;
@@ -43,7 +43,7 @@ pub(super) fn prepare(
     let latents = match (with.cache, with.scope) {
         (None, _) => Latents::Drawn,
         (Some(_), Scope::Sample) => Latents::Memory(HashMap::new()),
-        (Some(cache), Scope::All) => Latents::Shelf(cache.shelf("latents", &more)?),
+        (Some(cache), Scope::All) => Latents::Shelf(cache.shelf(cache::Kind::Latents, &more)?),
     };
     let cache = with.cache.filter(|_| with.scope == Scope::All);
     let known = cache.map(|cache| cache.known_images(from));

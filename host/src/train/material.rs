@@ -75,7 +75,9 @@ impl Material {
     ) -> Result<Self> {
         let images = source.data.images();
         let root = images.map_or(Ok(None), |images| cache::root(images.cache.as_deref()))?;
-        let cache = root.map(|root| Cache::new(root, made_with, source.backbone, source.dtype));
+        let sources = backbone.sources()?;
+        let cache = root.map(|root| Cache::new(root, made_with, source.backbone, source.dtype, sources.as_ref()));
+        let cache = cache.transpose()?;
         let data = data::open(source.data, &Preparation { backbone, device, cache: cache.as_ref(), scope })?;
         let (shown, more) = match eval.filter(|_| images.is_some()) {
             Some(eval) => shown(eval, data.prompts())?,

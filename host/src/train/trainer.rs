@@ -86,13 +86,13 @@ impl Trainer {
 
     fn with_data(resolved: &Resolved<RunConfig>, registry: &Registry, scope: Scope) -> Result<Self> {
         let config = resolved.config.clone();
-        let mut made_with = registry.run_manifest(resolved)?;
         let device = device::select(&config.compute)?;
         let mut ledger = Ledger::begin(device);
         let random = Random::new(config.seed);
         let init = BackboneInit { device: device::sdk(device), dtype: config.compute.dtype, seed: config.seed };
         let backbone = registry.backbone(&config.backbone, &init)?;
         ledger.book("base");
+        let mut made_with = registry.run_manifest(resolved, backbone.sources()?.as_ref())?;
         let Material { data, table, shown, cache_bytes } =
             Material::of_run(&config, &mut made_with, backbone.as_ref(), device, scope)?;
         ledger.book("embedded prompts");

@@ -6,8 +6,10 @@ use std::path::Path;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit, MmditConfig};
 use advdmd_nn::{Params, Weights};
 use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, OriginalModule, Result, SaveOptions, Tuning,
+    Backbone, BackboneSpec, Conditioning, DType, Denoiser, EncoderSource, Error, OriginalModule, Result, SaveOptions,
+    Sources, Tuning,
 };
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::Sd3Config;
@@ -170,6 +172,22 @@ impl Backbone for Sd3 {
     fn original_modules(&self) -> Vec<OriginalModule> {
         // The configuration was checked when the weights were read.
         original::linear_modules(&self.config).unwrap_or_default()
+    }
+
+    fn sources(&self) -> Result<Option<Sources>> {
+        let network = self.files.network()?;
+        // What is missing is said by whoever needs it.
+        let Some(pipeline) = &self.files.pipeline else {
+            return Ok(Some(Sources { network, ..Sources::default() }));
+        };
+        let variant = self.files.variant.as_deref();
+        let (files, t5) = TextEncoders::files(pipeline, variant, self.text_options.t5)?;
+        let MmditConfig { joint_attention_dim, pooled_projection_dim, .. } = self.config;
+        let settings = json!({
+            "t5": t5, "t5_tokens": self.text_options.t5_tokens, "context": joint_attention_dim, "pooled": pooled_projection_dim,
+        });
+        let images = EncoderSource { files: Vae::files(pipeline, variant)?, settings: Value::Null };
+        Ok(Some(Sources { network, text: EncoderSource { files, settings }, images }))
     }
 
     fn release_encoders(&self) -> Result<()> {

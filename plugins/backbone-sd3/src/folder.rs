@@ -96,15 +96,14 @@ impl ModelFiles {
             TransformerFiles::Folder(folder) => return MmditConfig::read(&folder.join("config.json")),
             TransformerFiles::File(path) => path,
         };
-        let beside = self.pipeline.as_ref().map(|pipeline| pipeline.join("transformer/config.json"));
-        let beside = beside.filter(|path| path.is_file()).map(|path| MmditConfig::read(&path)).transpose()?;
+        let beside = self.config_of_pipeline().map(|path| MmditConfig::read(&path)).transpose()?;
         let file = Stored::open(path)?;
         if single_file::is_original(&file) {
             return single_file::config_of(&file, beside.as_ref());
         }
-        let folder = path.parent().unwrap_or(path).join("config.json");
-        match (folder.is_file(), beside) {
-            (true, _) => MmditConfig::read(&folder),
+        let own = config_beside(path);
+        match (own.is_file(), beside) {
+            (true, _) => MmditConfig::read(&own),
             (false, Some(config)) => Ok(config),
             (false, None) => Err(Error::config(format!(
                 "{}: not the names of an original SD3 checkpoint; a file with diffusers' names needs their config.json \
@@ -138,6 +137,29 @@ impl ModelFiles {
         stored.read_layout(&Mmdit::layout(config)?, |name| Some(name.to_owned()), Some(kind), device)
     }
 
+    /// The files that the transformer is made from: configuration and weights.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are not there.
+    pub fn network(&self) -> Result<Vec<PathBuf>> {
+        let path = match &self.transformer {
+            TransformerFiles::Folder(folder) => {
+                let weights = Stored::files_of_folder(folder, DIFFUSERS_STEM, self.variant.as_deref())?;
+                return Ok(std::iter::once(folder.join("config.json")).chain(weights).collect());
+            }
+            TransformerFiles::File(path) => path,
+        };
+        let own = if single_file::is_original(&Stored::open(path)?) { None } else { Some(config_beside(path)) };
+        let config = own.filter(|own| own.is_file()).or_else(|| self.config_of_pipeline());
+        Ok(config.into_iter().chain([path.clone()]).collect())
+    }
+
+    /// The configuration of the transformer in a file's pipeline, where there is one.
+    fn config_of_pipeline(&self) -> Option<PathBuf> {
+        let path = self.pipeline.as_ref().map(|pipeline| pipeline.join("transformer/config.json"));
+        path.filter(|path| path.is_file())
+    }
+
     fn stored(&self) -> Result<Stored> {
         match &self.transformer {
             TransformerFiles::Folder(folder) => Stored::open_folder(folder, DIFFUSERS_STEM, self.variant.as_deref()),
@@ -153,6 +175,24 @@ impl TransformerFiles {
             Self::Folder(path) | Self::File(path) => path,
         }
     }
+}
+
+/// The configuration in the folder of a file with diffusers' names.
+fn config_beside(file: &Path) -> PathBuf {
+    file.with_file_name("config.json")
+}
+
+/// Configuration and weights of a part in `folder`, of `variant` where it has them; none where there is no such folder.
+///
+/// # Errors
+/// A folder without weights.
+pub fn model_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let config = folder.join("config.json");
+    let weights = Stored::files_of_part(folder, stem, variant)?;
+    Ok(Some(config).filter(|config| config.is_file()).into_iter().chain(weights).collect())
 }
 
 /// Whether a folder is a pipeline of diffusers.

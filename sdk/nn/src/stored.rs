@@ -1,6 +1,6 @@
 //! Safetensors files on disk, mapped: what is in them is known before any of it is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -45,12 +45,7 @@ impl Stored {
     /// # Errors
     /// As [`Stored::open_folder`].
     pub fn open_part(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
-        let there = |variant: &str| {
-            [format!("{stem}.{variant}.safetensors"), format!("{stem}.safetensors.index.{variant}.json")]
-                .iter()
-                .any(|name| folder.join(name).is_file())
-        };
-        Self::open_folder(folder, stem, variant.filter(|variant| there(variant)))
+        Self::open_folder(folder, stem, variant_of_part(folder, stem, variant))
     }
 
     /// Maps the weights of a folder of diffusers or transformers: `<stem>.safetensors`, or the shards that
@@ -61,35 +56,38 @@ impl Stored {
     /// As [`Stored::open`]; no such file (the message lists what was looked for), an index that names a file outside
     /// the folder, or one that does not fit its shards.
     pub fn open_folder(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
-        let names = |variant: Option<&str>| match variant {
-            None => [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")],
-            Some(v) => [format!("{stem}.{v}.safetensors"), format!("{stem}.safetensors.index.{v}.json")],
-        };
-        let wanted: &[Option<&str>] = if variant.is_some() { &[variant] } else { &[None, Some("fp16"), Some("bf16")] };
-        for variant in wanted {
-            let [single, index] = names(*variant).map(|name| folder.join(name));
-            if single.is_file() {
-                return Self::open(&single);
-            }
-            if index.is_file() {
-                return Self::open_shards(folder, &index).map_err(|error| error.context(index.display()));
-            }
+        match Place::find(folder, stem, variant)? {
+            Place::Whole(path) => Self::open(&path),
+            Place::Index(index) => Self::open_shards(folder, &index).map_err(|error| error.context(index.display())),
         }
-        let [single, index] = names(variant);
-        let hint = match stem_in_pickle(folder, stem) {
-            Some(file) => format!("; {file} is a pickle, which is not read: save the model as safetensors"),
-            None => String::new(),
+    }
+
+    /// The files that [`Stored::open_part`] would map, as [`Stored::files_of_folder`].
+    ///
+    /// # Errors
+    /// As [`Stored::files_of_folder`].
+    pub fn files_of_part(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+        Self::files_of_folder(folder, stem, variant_of_part(folder, stem, variant))
+    }
+
+    /// The files that [`Stored::open_folder`] would map, the index first, without a look at their content.
+    ///
+    /// # Errors
+    /// No such file, or an index that cannot be read.
+    pub fn files_of_folder(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+        let index = match Place::find(folder, stem, variant)? {
+            Place::Whole(path) => return Ok(vec![path]),
+            Place::Index(index) => index,
         };
-        Err(Error::failed(format!("{}: neither {single} nor {index} is there{hint}", folder.display())))
+        let places = weight_map(&index).map_err(|error| error.context(index.display()))?;
+        let shards = shards_of(&places).into_iter().map(|file| folder.join(file));
+        Ok(std::iter::once(index.clone()).chain(shards).collect())
     }
 
     fn open_shards(folder: &Path, index: &Path) -> Result<Self> {
         let mut stored = Self::default();
         let places = weight_map(index)?;
-        let mut files: Vec<_> = places.values().collect();
-        files.sort();
-        files.dedup();
-        for file in files {
+        for file in shards_of(&places) {
             let path = folder.join(file);
             stored.map(&path).map_err(|error| error.context(path.display()))?;
         }
@@ -227,6 +225,51 @@ impl Stored {
             None => Ok(named.into_iter().map(|(name, (stored, _))| (name, stored)).collect()),
         }
     }
+}
+
+/// Where the weights of a folder are.
+enum Place {
+    Whole(PathBuf),
+    /// In the shards that this file names.
+    Index(PathBuf),
+}
+
+impl Place {
+    fn find(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
+        let names = |variant: Option<&str>| match variant {
+            None => [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")],
+            Some(v) => [format!("{stem}.{v}.safetensors"), format!("{stem}.safetensors.index.{v}.json")],
+        };
+        let wanted: &[Option<&str>] = if variant.is_some() { &[variant] } else { &[None, Some("fp16"), Some("bf16")] };
+        for variant in wanted {
+            let [single, index] = names(*variant).map(|name| folder.join(name));
+            if single.is_file() {
+                return Ok(Self::Whole(single));
+            }
+            if index.is_file() {
+                return Ok(Self::Index(index));
+            }
+        }
+        let [single, index] = names(variant);
+        let hint = match stem_in_pickle(folder, stem) {
+            Some(file) => format!("; {file} is a pickle, which is not read: save the model as safetensors"),
+            None => String::new(),
+        };
+        Err(Error::failed(format!("{}: neither {single} nor {index} is there{hint}", folder.display())))
+    }
+}
+
+/// The files that an index names, sorted.
+fn shards_of(places: &BTreeMap<String, String>) -> BTreeSet<&String> {
+    places.values().collect()
+}
+
+/// The variant, if the part has files of it.
+fn variant_of_part<'a>(folder: &Path, stem: &str, variant: Option<&'a str>) -> Option<&'a str> {
+    variant.filter(|variant| {
+        let names = [format!("{stem}.{variant}.safetensors"), format!("{stem}.safetensors.index.{variant}.json")];
+        names.iter().any(|name| folder.join(name).is_file())
+    })
 }
 
 /// The file of each tensor, as an index says.

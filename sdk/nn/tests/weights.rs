@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use advdmd_nn::Weights;
+use advdmd_nn::{Stored, Weights};
 use advdmd_sdk::{DType, SaveOptions, Tuning};
 use tch::{Device, Kind, Tensor};
 
@@ -71,6 +71,13 @@ fn shards_are_read_by_their_index() {
     std::fs::write(at("m.safetensors.index.json"), index(map)).unwrap();
     let found = Weights::load_folder(folder.path(), "m", None, Device::Cpu).unwrap();
     assert!(found.iter().zip(sample().iter()).all(|(found, expected)| found == expected));
+    let files = |variant| Stored::files_of_folder(folder.path(), "m", variant);
+    let [index_file, first, second] =
+        ["m.safetensors.index.json", "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"].map(at);
+    assert_eq!(files(None).unwrap(), [index_file, first, second]);
+    assert!(files(Some("fp16")).unwrap_err().to_string().contains("m.fp16.safetensors"));
+    std::fs::write(at("m.fp16.safetensors"), "").unwrap();
+    assert_eq!(files(Some("fp16")).unwrap(), [at("m.fp16.safetensors")]);
 
     let map = serde_json::Map::from_iter([("a".to_owned(), "../m.safetensors".into())]);
     std::fs::write(at("m.safetensors.index.json"), index(map)).unwrap();

@@ -43,6 +43,8 @@ pub struct BackboneVtable {
     ) -> Status,
     /// Text: a list of [`OriginalModule`](crate::OriginalModule) as JSON.
     pub original_modules: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> Status,
+    /// Text: [`Sources`](crate::Sources) as JSON, or `null`.
+    pub sources: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> Status,
     /// Frees the encoders until they are needed again.
     pub release_encoders: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> Status,
     /// Puts a denoiser into `denoiser`; `tuning` is a [`Tuning`](crate::Tuning) as JSON.
@@ -84,6 +86,7 @@ mod wrappers {
         decode_latents: decode_latents_fn_wrapper,
         save: save_fn_wrapper,
         original_modules: original_modules_fn_wrapper,
+        sources: sources_fn_wrapper,
         release_encoders: release_encoders_fn_wrapper,
         denoiser: denoiser_fn_wrapper,
     });
@@ -183,6 +186,12 @@ mod wrappers {
         guard(out, || out.json(&backbone.original_modules()))
     }
 
+    unsafe extern "C" fn sources_fn_wrapper(this: *mut c_void, out: &Sink) -> Status {
+        // SAFETY: the host passes its object's data.
+        let backbone = unsafe { backbone(this) };
+        guard(out, || out.json(&backbone.sources()?))
+    }
+
     unsafe extern "C" fn release_encoders_fn_wrapper(this: *mut c_void, out: &Sink) -> Status {
         // SAFETY: the host passes its object's data.
         let backbone = unsafe { backbone(this) };
@@ -221,7 +230,8 @@ mod foreign {
     use super::super::sink::call;
     use super::{BackboneObject, LentTensor, NamedTensor, RStr};
     use crate::{
-        Backbone, BackboneSpec, Conditioning, Denoiser, Error, OriginalModule, Result, SaveOptions, TensorView, Tuning,
+        Backbone, BackboneSpec, Conditioning, Denoiser, Error, OriginalModule, Result, SaveOptions, Sources,
+        TensorView, Tuning,
     };
 
     /// A plugin's backbone as the host's own.
@@ -304,6 +314,12 @@ mod foreign {
 
         fn original_modules(&self) -> Vec<OriginalModule> {
             self.modules.clone()
+        }
+
+        fn sources(&self) -> Result<Option<Sources>> {
+            let BackboneObject { data, vtable } = self.object;
+            // SAFETY: as in `encode_text`.
+            call(|out| unsafe { vtable.sources()(data, out) })?.json("sources")
         }
 
         fn release_encoders(&self) -> Result<()> {

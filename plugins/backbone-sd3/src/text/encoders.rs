@@ -1,7 +1,7 @@
 //! All text encoders of a pipeline.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use advdmd_nn::clip::ClipTextOutput;
 use advdmd_nn::read_json;
@@ -9,7 +9,8 @@ use advdmd_sdk::{Conditioning, Error, Result};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{ClipEncoder, T5Encoder};
+use super::{ClipEncoder, PromptTokenizer, T5Encoder};
+use crate::folder::model_files;
 
 /// How [`TextEncoders::load`] makes the encoders, and what the transformer expects of them.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +49,10 @@ pub struct TextEncoders {
     t5: Option<T5Encoder>,
     options: TextOptions,
 }
+
+/// Folders of the encoders and their tokenizers, T5's last.
+const PARTS: [(&str, &str); 3] =
+    [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"), ("text_encoder_3", "tokenizer_3")];
 
 /// Prompts encoded at once: enough for the matrix products, few enough that the scores of T5-XXL's heads stay small.
 const BATCH: usize = 8;
@@ -96,6 +101,20 @@ impl TextEncoders {
             )));
         }
         Ok(Self { clip: [first, second], t5, options })
+    }
+
+    /// The files that [`TextEncoders::load`] reads, in its order, and whether T5's are among them as `t5` asks.
+    ///
+    /// # Errors
+    /// A folder without weights; a T5 that is asked for, named and missing.
+    pub fn files(folder: &Path, variant: Option<&str>, t5: bool) -> Result<(Vec<PathBuf>, bool)> {
+        let t5 = t5 && has_t5(folder)?;
+        let mut files = Vec::new();
+        for (encoder, tokenizer) in PARTS.into_iter().take(if t5 { 3 } else { 2 }) {
+            files.extend(PromptTokenizer::files(&folder.join(tokenizer)));
+            files.extend(model_files(&folder.join(encoder), "model", variant)?);
+        }
+        Ok((files, t5))
     }
 
     /// Whether T5 is among them.

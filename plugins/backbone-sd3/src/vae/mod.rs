@@ -5,7 +5,7 @@ mod coders;
 mod config;
 mod tiling;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use advdmd_nn::{Conv2d, Layout, Params, Stored, Weights};
 use advdmd_sdk::{Error, Result, Tuning};
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use config::VaeConfig;
 
-use crate::folder::DIFFUSERS_STEM;
+use crate::folder::{DIFFUSERS_STEM, model_files};
 use coders::{Decoder, Encoder};
 use tiling::Tiles;
 
@@ -62,6 +62,14 @@ impl Vae {
         let config = VaeConfig::read(&folder.join("config.json"))?;
         let stored = Stored::open_part(&folder, DIFFUSERS_STEM, variant)?;
         stored.check_layout(&Self::layout(&config)?, |name| Some(current_name(name.to_owned())))
+    }
+
+    /// The files of a pipeline's `vae` that [`Vae::load`] reads; none where there is no such folder.
+    ///
+    /// # Errors
+    /// A folder without weights.
+    pub fn files(folder: &Path, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+        model_files(&folder.join("vae"), DIFFUSERS_STEM, variant)
     }
 
     /// Over weights under diffusers' names, those of today or the older ones of the attention.

@@ -17,7 +17,7 @@ pub const DEFAULTS: [(&str, &str); 4] = [
     ("pad_token", "<|endoftext|>"),
 ];
 
-const FILES: [&str; 2] = ["vocab.json", "merges.txt"];
+pub const FILES: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// What counts as a word: transformers' `CLIPTokenizer`.
 const WORDS: &str =

@@ -4,7 +4,7 @@ mod clip;
 mod special;
 mod t5;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use advdmd_sdk::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -12,6 +12,9 @@ use tch::{Device, Tensor};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use special::Special;
+
+/// The file that may hold a tokenizer but for its special tokens.
+const WHOLE: &str = "tokenizer.json";
 
 /// A tokenizer that gives every prompt the same number of tokens: special tokens added, cut behind or padded behind.
 #[derive(Debug)]
@@ -54,6 +57,13 @@ impl PromptTokenizer {
             Self::new(tokenizer, &special, &[special.named("eos_token")?])
         };
         read().map_err(|error: Error| error.context(folder.display()))
+    }
+
+    /// The files of a tokenizer's folder that are read.
+    pub fn files(folder: &Path) -> Vec<PathBuf> {
+        let vocabulary: &[&str] = if folder.join(WHOLE).exists() { &[WHOLE] } else { &clip::FILES };
+        let names = special::FILES.iter().chain(vocabulary);
+        names.map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
     }
 
     /// `expected`: what the empty prompt must become.
@@ -112,11 +122,11 @@ impl PromptTokenizer {
 }
 
 fn tokenizer_json(folder: &Path) -> Result<Option<Tokenizer>> {
-    let path = folder.join("tokenizer.json");
+    let path = folder.join(WHOLE);
     if !path.exists() {
         return Ok(None);
     }
-    Tokenizer::from_file(&path).map(Some).map_err(|error| Error::failed(error).context("tokenizer.json"))
+    Tokenizer::from_file(&path).map(Some).map_err(|error| Error::failed(error).context(WHOLE))
 }
 
 /// A JSON file of the tokenizer's folder, which callers put before the error; `None` if there is none.

@@ -58,6 +58,9 @@ impl Entry {
     }
 }
 
+/// What [`Special::read`] may read.
+pub const FILES: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+
 impl Special {
     /// Reads the folder's files; none has to be there. `defaults` are the tokenizer class's own tokens, by role.
     ///
