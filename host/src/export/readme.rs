@@ -85,16 +85,23 @@ pub fn text(export: &Export, pipeline: Option<&Pipeline>) -> String {
     text += &match (format, pipeline) {
         (Format::Comfy, _) => comfyui(export),
         (_, Some(pipeline)) => python(export, pipeline),
-        (Format::Merged, None) => format!(
-            "The folder is a whole model: `advdmd sample --backbone {backbone} --model FOLDER --sampler ode-euler --sigmas \
-             {sigmas} --prompt TEXT --out IMAGES`.\n"
-        ),
+        (Format::Merged, None) => String::new(),
         (_, None) => {
             "The base is no pipeline of diffusers. Its transformer takes these files with `load_lora_adapter` or `PeftModel`; \
              the loop over the sigmas is yours: `x = x + (next - sigma) * velocity`.\n"
                 .to_owned()
         }
     };
+    if *format == Format::Merged {
+        // A model's own size need not be the one that was trained.
+        let sized = |key: &str| Some(format!("--backbone-set {key}={} ", export.options.get(key)?));
+        let size: String = ["height", "width"].into_iter().filter_map(sized).collect();
+        let _ = writeln!(
+            text,
+            "\nThe folder is a whole model: `advdmd sample --backbone {backbone} --model FOLDER {size}--sampler ode-euler \
+             --sigmas {sigmas} --prompt TEXT --out IMAGES`."
+        );
+    }
     text += "\n`export.json` holds the same facts for programs.\n";
     text
 }
@@ -244,6 +251,7 @@ mod tests {
             merged.contains("\"a prompt\", num_inference_steps=4, guidance_scale=1.0, height=512, width=768\n"),
             "{merged}"
         );
+        assert!(merged.contains("--model FOLDER --backbone-set height=512 --sampler ode-euler"), "{merged}");
         let text = text(&export(Format::Peft, &sigmas), Some(&pipeline));
         for part in [
             "StableDiffusion3Pipeline.from_pretrained(\"org/a--b\", revision=\"abc\", ",
