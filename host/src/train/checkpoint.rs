@@ -272,11 +272,15 @@ impl Checkpoint {
         Ok(Weights::load(&path, None, device)?)
     }
 
-    /// The averaged student, without the averages' counter.
+    /// The averaged student, without the averages' counter; its file is verified first.
     ///
     /// # Errors
     /// As [`Checkpoint::read`].
     pub fn averages(&self, device: Device) -> Result<Weights> {
+        let name = file_of("student.ema");
+        if let Some(digest) = self.index.files.get(&name) {
+            digest.verify(&self.path.join(&name))?;
+        }
         let saved = self.read("student.ema", device)?;
         Ok(saved.into_iter().filter(|(name, _)| name != Ema::COUNTER).collect())
     }
