@@ -8,10 +8,11 @@
 
 use std::ffi::{CStr, c_char};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use advdmd_sdk::{Error, Result};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use tch::{Device, Kind, Tensor};
 
 use crate::memory::Memory;
@@ -203,6 +204,15 @@ pub(crate) fn map_file(path: &Path) -> std::io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: weight files are replaced by renaming, never written in place, so the mapped bytes do not change.
     unsafe { Mmap::map(&file) }
+}
+
+/// Takes the pages of `bytes` out of the process, which has copied what it wants: they stay in the system's cache of the file.
+pub(crate) fn forget_pages(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the map is of a file and never written to, so that a page that is read again comes back as it was.
+    let forgotten = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    if let Err(error) = forgotten {
+        tracing::debug!("read pages stay mapped: {error}");
+    }
 }
 
 /// A copy, as `kind` on `device`, of the dense tensor whose `source` elements fill `bytes`.

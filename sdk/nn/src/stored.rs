@@ -160,16 +160,19 @@ impl Stored {
             .ok_or_else(|| fail(Error::unsupported(format!("type {:?}, which libtorch lacks", entry.dtype))))?;
         let target = kind.filter(|_| is_float(source)).unwrap_or(source);
         let mut shape = entry.shape.clone();
-        let mut bytes = &map[entry.bytes.clone()];
+        let mut range = entry.bytes.clone();
         if let Some(all) = shape.first_mut() {
             if rows.start < 0 || rows.start > rows.end || rows.end > *all {
                 return Err(fail(Error::invalid(format!("rows {rows:?} of {all}"))));
             }
-            let row = bytes.len() / (*all).max(1) as usize;
-            bytes = &bytes[rows.start as usize * row..rows.end as usize * row];
+            let row = range.len() / (*all).max(1) as usize;
+            range = range.start + rows.start as usize * row..range.start + rows.end as usize * row;
             *all = rows.end - rows.start;
         }
-        ffi::tensor_from_bytes(bytes, &shape, source, target, device).map_err(fail)
+        let read = ffi::tensor_from_bytes(&map[range.clone()], &shape, source, target, device).map_err(fail)?;
+        // Or a model would be in memory twice until all of it is read.
+        ffi::forget_pages(map, range);
+        Ok(read)
     }
 
     /// Reads all tensors.
