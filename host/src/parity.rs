@@ -8,7 +8,6 @@
 //! - `latents_ode4_cfg<W>`: Euler from `noise` over `sigmas_4` with guidance W; `image_ode4_cfg<W>`: those latents, decoded;
 //! - `encode_mean`: the images `encode_in`, encoded.
 
-use std::fmt;
 use std::path::Path;
 
 use advdmd_nn::Weights;
@@ -232,17 +231,4 @@ fn guidance_scale(key: &str) -> Option<(f64, bool)> {
     let latents = key.strip_prefix("latents_ode4_cfg").map(|scale| (scale, false));
     let (scale, image) = latents.or_else(|| key.strip_prefix("image_ode4_cfg").map(|scale| (scale, true)))?;
     Some((scale.parse().ok()?, image))
-}
-
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.error {
-            Some(error) => write!(f, "{}: {error}", self.key),
-            None => write!(
-                f,
-                "{}: largest difference {:.1e} of {:.2}, relative {:.1e}",
-                self.key, self.absolute, self.largest, self.relative
-            ),
-        }
-    }
 }

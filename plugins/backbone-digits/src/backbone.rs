@@ -4,7 +4,7 @@ use std::path::Path;
 
 use advdmd_nn::Params;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit};
-use advdmd_sdk::{Backbone, BackboneSpec, Conditioning, DType, Denoiser, Error, Result, SaveOptions, Tuning};
+use advdmd_sdk::{Backbone, BackboneSpec, Conditioning, Denoiser, Error, Result, SaveOptions, Tuning};
 use tch::{Device, Kind, Tensor};
 
 use crate::Model;
@@ -70,10 +70,6 @@ impl Backbone for Digits {
     }
 
     fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
-        let dtype = options.dtype;
-        if !is_float(dtype) {
-            return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {dtype:?}")));
-        }
         self.model.save(folder, parameters, options)
     }
 
@@ -81,8 +77,4 @@ impl Backbone for Digits {
         let params = Params::new(&self.model.base, tuning, &LORA_TARGETS, seed)?;
         Ok(Box::new(Mmdit::new(&self.model.config, &params)?))
     }
-}
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use advdmd_nn::Weights;
 use advdmd_nn::mmdit::{Init, Mmdit, MmditConfig};
+use advdmd_nn::{Weights, read_json, write_json};
 use advdmd_sdk::{Error, Result, SaveOptions};
-use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::text::{CONTEXT_WIDTH, POOLED_WIDTH, TextEncoder};
@@ -131,17 +130,7 @@ fn check(config: &MmditConfig) -> Result<()> {
 }
 
 fn read_text_encoder(path: &Path) -> Result<TextEncoder> {
-    let read = || {
-        let text = std::fs::read_to_string(path).map_err(Error::failed)?;
-        let encoder: TextEncoder = serde_json::from_str(&text)?;
-        encoder.check()?;
-        Ok(encoder)
-    };
-    read().map_err(|error: Error| error.context(path.display()))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    std::fs::write(path, text).map_err(|error| Error::failed(error).context(path.display()))
+    let encoder: TextEncoder = read_json(path)?;
+    encoder.check().map_err(|error| error.context(path.display()))?;
+    Ok(encoder)
 }

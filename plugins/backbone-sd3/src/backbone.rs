@@ -6,8 +6,8 @@ use std::path::Path;
 use advdmd_nn::mmdit::{LORA_TARGETS, Mmdit, MmditConfig};
 use advdmd_nn::{Params, Weights};
 use advdmd_sdk::{
-    Backbone, BackboneSpec, Conditioning, DType, Denoiser, EncoderSource, Error, OriginalModule, Result, SaveOptions,
-    Sources, Tuning,
+    Backbone, BackboneSpec, Conditioning, Denoiser, EncoderSource, Error, OriginalModule, Result, SaveOptions, Sources,
+    Tuning,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -49,8 +49,8 @@ impl Sd3 {
     /// Files that cannot be read or do not fit, or an image size that is no multiple of what the model's patches cover.
     pub fn load(files: ModelFiles, options: &Sd3Config, kind: Kind, device: Device) -> Result<Self> {
         let config = files.read_config()?;
-        let vae_scale = match files.part("vae") {
-            Ok(folder) => VaeConfig::read(&folder.join("config.json"))?.factor(),
+        let vae_scale = match files.pipeline_with("vae") {
+            Ok(pipeline) => VaeConfig::read(&pipeline.join("vae/config.json"))?.factor(),
             Err(_) => VAE_SCALE,
         };
         let unit = vae_scale * config.patch_size;
@@ -73,12 +73,12 @@ impl Sd3 {
             context_width: config.joint_attention_dim,
             pooled_width: config.pooled_projection_dim,
         };
-        text_options.check(files.pipeline.as_deref().unwrap_or(Path::new("")))?;
+        text_options.check(files.pipeline.as_deref())?;
         if let Some(side) = options.vae_tile {
             Vae::check_tile(side, vae_scale)?;
         }
         files.check_transformer(&config)?;
-        if let (Ok(_), Some(pipeline)) = (files.part("vae"), &files.pipeline) {
+        if let Ok(pipeline) = files.pipeline_with("vae") {
             Vae::check(pipeline, files.variant.as_deref())?;
         }
         Ok(Self {
@@ -103,9 +103,8 @@ impl Sd3 {
 
     fn vae(&self) -> Result<&Vae> {
         filled(&self.vae, || {
-            self.files.part("vae")?;
-            let pipeline = self.files.pipeline.as_deref().unwrap_or(Path::new(""));
-            let vae = Vae::load(pipeline, self.files.variant.as_deref(), self.kind, self.device)?;
+            let vae =
+                Vae::load(self.files.pipeline_with("vae")?, self.files.variant.as_deref(), self.kind, self.device)?;
             match self.vae_tile {
                 Some(side) => vae.tiled(side),
                 None => Ok(vae),
@@ -138,17 +137,14 @@ impl Backbone for Sd3 {
     }
 
     fn encode_text(&self, prompts: &[&str]) -> Result<Conditioning> {
-        let mut text = self.text.borrow_mut();
-        if text.is_none() {
-            // The tokenizers and encoders lie in several folders; a model without any of them has no pipeline.
-            self.files.part("text_encoder")?;
-            let pipeline = self.files.pipeline.as_deref().ok_or_else(|| Error::config("model: no pipeline folder"))?;
-            *text = Some(TextEncoders::load(pipeline, self.files.variant.as_deref(), self.text_options)?);
-        }
-        match text.as_ref() {
-            Some(text) => text.encode(prompts),
-            None => Err(Error::failed("the text encoders are gone")),
-        }
+        let mut kept = self.text.borrow_mut();
+        let text = if let Some(text) = kept.take() {
+            text
+        } else {
+            let pipeline = self.files.pipeline_with("text_encoder")?;
+            TextEncoders::load(pipeline, self.files.variant.as_deref(), self.text_options)?
+        };
+        kept.insert(text).encode(prompts)
     }
 
     fn encode_images(&self, images: &Tensor) -> Result<Tensor> {
@@ -160,10 +156,6 @@ impl Backbone for Sd3 {
     }
 
     fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
-        if !matches!(options.dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64) {
-            let found = options.dtype;
-            return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {found:?}")));
-        }
         let weights = self.base()?.merged(parameters, options)?;
         weights.check(&Mmdit::layout(&self.config)?, "parameters to save")?;
         save(folder, &self.config, &weights, &self.files, self.text_options.t5, options)

@@ -71,11 +71,11 @@ impl ModelFiles {
         )))
     }
 
-    /// The folder of a part, such as `vae`.
+    /// The pipeline folder, which holds the part `name`, such as `vae`.
     ///
     /// # Errors
     /// A model without it; names the part and what to do.
-    pub fn part(&self, name: &str) -> Result<PathBuf> {
+    pub fn pipeline_with(&self, name: &str) -> Result<&Path> {
         let Some(pipeline) = &self.pipeline else {
             let transformer = self.transformer.path().display();
             return Err(Error::config(format!(
@@ -84,7 +84,7 @@ impl ModelFiles {
             )));
         };
         let folder = pipeline.join(name);
-        if folder.is_dir() { Ok(folder) } else { Err(Error::config(format!("{} is not there", folder.display()))) }
+        if folder.is_dir() { Ok(pipeline) } else { Err(Error::config(format!("{} is not there", folder.display()))) }
     }
 
     /// Architecture of the transformer.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use advdmd_nn::Weights;
 use advdmd_nn::mmdit::MmditConfig;
 use advdmd_nn::schedule::FlowMatchEuler;
+use advdmd_nn::{Weights, read_json, write_json};
 use advdmd_sdk::{Error, Result, SaveOptions};
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ pub fn save(
         write_json(&folder.join("scheduler/scheduler_config.json"), &scheduler)?;
         let index = pipeline.join("model_index.json");
         if index.is_file() {
-            let mut index = read_json(&index)?;
+            let mut index: Value = read_json(&index)?;
             for part in T5_PARTS.iter().filter(|part| !kept(part)) {
                 index[*part] = json!([null, null]);
             }
@@ -133,7 +133,7 @@ fn copy_folder(from: &Path, to: &Path, variant: Option<&str>) -> Result<()> {
         }
         let target = to.join(without(text, own));
         if is_index(text) {
-            let mut index = read_json(&source)?;
+            let mut index: Value = read_json(&source)?;
             for file in index["weight_map"].as_object_mut().into_iter().flat_map(|places| places.values_mut()) {
                 if let Some(shard) = file.as_str() {
                     *file = without(shard, own).into();
@@ -179,17 +179,6 @@ fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|error| failed(folder, error))
 }
 
-fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read_to_string(path).map_err(|error| failed(path, error))?;
-    serde_json::from_str(&text).map_err(|error| Error::from(error).context(path.display()))
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    fs::write(path, text).map_err(|error| failed(path, error))
-}
-
 fn failed(path: &Path, error: std::io::Error) -> Error {
     Error::failed(error).context(path.display())
 }
@@ -227,7 +216,7 @@ mod tests {
         let (folder, found) = copied(&[shards[0], shards[1], "model.safetensors.index.fp16.json"], None);
         let plain = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
         assert_eq!(found, [plain[0], plain[1], "model.safetensors.index.json"]);
-        let index = read_json(&folder.path().join("to/model.safetensors.index.json")).unwrap();
+        let index: Value = read_json(&folder.path().join("to/model.safetensors.index.json")).unwrap();
         assert_eq!(index["weight_map"]["a"], plain[0]);
     }
 

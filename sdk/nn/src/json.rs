@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use advdmd_sdk::{Error, Result};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Reads a JSON file.
@@ -15,4 +16,14 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
         Ok(serde_json::from_str(&text)?)
     };
     read().map_err(|error: Error| error.context(path.display()))
+}
+
+/// Writes a JSON file, indented.
+///
+/// # Errors
+/// The disk's; the message names the file.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(|error| Error::failed(error).context(path.display()))
 }

@@ -49,7 +49,7 @@ pub use attention::JointAttention;
 pub use checkpoint::checkpoint;
 pub use conv::Conv2d;
 pub use feed_forward::FeedForward;
-pub use json::read_json;
+pub use json::{read_json, write_json};
 pub use linear::{Linear, Lora};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, layer_norm, modulate};
 pub use params::{Params, load_parameters};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use advdmd_sdk::{Error, Result, SaveOptions, Tuning};
+use advdmd_sdk::{DType, Error, Result, SaveOptions, Tuning};
 use tch::{Device, Kind, Tensor};
 
 use crate::Weights;
@@ -17,11 +17,15 @@ impl Weights {
     /// shares its storage; the rest is on the CPU, one tensor at a time, so that a device holds no second model.
     ///
     /// # Errors
-    /// A `LoRA` of which one half, or the layer that it belongs to, is missing; names it. Rounding to the type that takes
+    /// A type that is not a floating one; a `LoRA` of which one half, or the layer that it belongs to, is missing; names it. Rounding to the type that takes
     /// more than half of what was learned, unless `options.lossy`.
     pub fn merged(&self, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
-        let kind = options.dtype.into();
+        let dtype = options.dtype;
+        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64) {
+            return Err(Error::invalid(format!("dtype of a saved model: expected a floating type, found {dtype:?}")));
+        }
+        let kind = dtype.into();
         let mut kept = Kept::default();
         let mut merged = Self::new();
         match &options.tuning {

@@ -34,11 +34,14 @@ impl TextOptions {
     ///
     /// # Errors
     /// A number of T5 tokens that diffusers refuses, or T5 in float16 where the pipeline has it and it is asked for.
-    pub fn check(&self, folder: &Path) -> Result<()> {
+    pub fn check(&self, pipeline: Option<&Path>) -> Result<()> {
         if !(1..=512).contains(&self.t5_tokens) {
             return Err(Error::config(format!("t5_tokens: expected 1 to 512, found {}", self.t5_tokens)));
         }
-        if self.t5 && has_t5(folder)? { T5Encoder::check_kind(folder, self.kind) } else { Ok(()) }
+        match pipeline {
+            Some(folder) if self.t5 && has_t5(folder)? => T5Encoder::check_kind(folder, self.kind),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -66,7 +69,7 @@ impl TextEncoders {
     /// transformer; T5 in float16. The message names the file.
     pub fn load(folder: &Path, variant: Option<&str>, options: TextOptions) -> Result<Self> {
         let TextOptions { kind, device, t5_tokens, context_width, pooled_width, .. } = options;
-        options.check(folder)?;
+        options.check(Some(folder))?;
         let clip = |encoder: &str, tokenizer: &str, length| {
             ClipEncoder::load(&folder.join(encoder), &folder.join(tokenizer), length, variant, kind, device)
         };

@@ -7,7 +7,7 @@ mod tiling;
 
 use std::path::{Path, PathBuf};
 
-use advdmd_nn::{Conv2d, Layout, Params, Stored, Weights};
+use advdmd_nn::{Conv2d, Layout, Params, Stored};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind, Tensor};
 
@@ -40,7 +40,8 @@ const LEGACY_NAMES: [(&str, &str); 4] =
     [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 impl Vae {
-    /// Reads a pipeline's `vae`; the weight files of `variant` where it has them.
+    /// Reads a pipeline's `vae`, its weights under diffusers' names, those of today or the older ones of the attention; the
+    /// weight files of `variant` where it has them.
     ///
     /// # Errors
     /// A missing or malformed file, or weights that are not exactly the configuration's; the message names it.
@@ -48,9 +49,10 @@ impl Vae {
         let folder = folder.join("vae");
         let config = VaeConfig::read(&folder.join("config.json"))?;
         let stored = Stored::open_part(&folder, DIFFUSERS_STEM, variant)?;
-        let name_of = |name: &str| Some(current_name(name.to_owned()));
+        let name_of = |name: &str| Some(current_name(name));
         let weights = stored.read_layout(&Self::layout(&config)?, name_of, Some(kind), device)?;
-        Self::new(&config, weights)
+        let vae = Self::build(&config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)?;
+        Ok(Self { kind, ..vae })
     }
 
     /// Checks the files that [`Vae::load`] reads, without reading weights.
@@ -61,7 +63,7 @@ impl Vae {
         let folder = folder.join("vae");
         let config = VaeConfig::read(&folder.join("config.json"))?;
         let stored = Stored::open_part(&folder, DIFFUSERS_STEM, variant)?;
-        stored.check_layout(&Self::layout(&config)?, |name| Some(current_name(name.to_owned())))
+        stored.check_layout(&Self::layout(&config)?, |name| Some(current_name(name)))
     }
 
     /// The files of a pipeline's `vae` that [`Vae::load`] reads; none where there is no such folder.
@@ -70,18 +72,6 @@ impl Vae {
     /// A folder without weights.
     pub fn files(folder: &Path, variant: Option<&str>) -> Result<Vec<PathBuf>> {
         model_files(&folder.join("vae"), DIFFUSERS_STEM, variant)
-    }
-
-    /// Over weights under diffusers' names, those of today or the older ones of the attention.
-    ///
-    /// # Errors
-    /// Weights that are not exactly the configuration's.
-    pub fn new(config: &VaeConfig, weights: Weights) -> Result<Self> {
-        let weights: Weights = weights.into_iter().map(|(name, tensor)| (current_name(name), tensor)).collect();
-        weights.check(&Self::layout(config)?, "AutoencoderKL")?;
-        let kind = weights.get("decoder.conv_in.weight").map(Tensor::f_kind).transpose()?;
-        let vae = Self::build(config, &Params::new(&weights, &Tuning::Frozen, &[], 0)?)?;
-        Ok(Self { kind: kind.unwrap_or(vae.kind), ..vae })
     }
 
     /// Names and shapes of the weights.
@@ -202,10 +192,10 @@ fn through(conv: Option<&Conv2d>, x: &Tensor) -> Result<Tensor> {
     conv.map_or_else(|| Ok(x.shallow_clone()), |conv| conv.forward(x))
 }
 
-fn current_name(name: String) -> String {
-    let Some((module, rest)) = name.split_once(".attentions.0.") else { return name };
+fn current_name(name: &str) -> String {
+    let Some((module, rest)) = name.split_once(".attentions.0.") else { return name.to_owned() };
     let current = LEGACY_NAMES.iter().find_map(|(old, new)| Some(format!("{new}{}", strip_module(rest, old)?)));
-    current.map_or_else(|| name.clone(), |current| format!("{module}.attentions.0.{current}"))
+    current.map_or_else(|| name.to_owned(), |current| format!("{module}.attentions.0.{current}"))
 }
 
 /// What follows `module` in a name, with the dot.
@@ -239,7 +229,7 @@ mod tests {
 
     #[test]
     fn names_are_brought_up_to_date() {
-        let renamed = |name: &str| current_name(name.to_owned());
+        let renamed = current_name;
         let path = "encoder.mid_block.attentions.0";
         assert_eq!(renamed(&format!("{path}.query.weight")), format!("{path}.to_q.weight"));
         assert_eq!(renamed(&format!("{path}.proj_attn.bias")), format!("{path}.to_out.0.bias"));
