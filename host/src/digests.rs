@@ -133,7 +133,7 @@ fn remembered(paths: &[PathBuf], cache: Option<&Path>, small: u64) -> Result<Vec
 
 fn keep(cache: &Path, known: &Known) -> Result<()> {
     files::create_dir(cache.parent().unwrap_or(cache))?;
-    files::write_json(cache, known)
+    files::write_shared(cache, &serde_json::to_vec_pretty(known).map_err(Error::failed)?)
 }
 
 /// The SHA-256 that a large file of the Hugging Face cache is called after: `models--*/blobs/<64 hexadecimal digits>`.

@@ -57,13 +57,24 @@ pub fn set_aside(path: &Path) -> Result<()> {
 /// # Errors
 /// Names the file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = sibling(path, "part");
-    let written = File::create(&temporary).and_then(|mut file| {
+    write_by_way_of(&sibling(path, "part"), path, bytes)
+}
+
+/// As [`write()`], for a file that other processes write as well: each beside it on its own, and the last one stays.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_shared(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_by_way_of(&sibling(path, &format!("{}.part", std::process::id())), path, bytes)
+}
+
+fn write_by_way_of(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = File::create(temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    written.and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
-        let _ = fs::remove_file(&temporary);
+    written.and_then(|()| fs::rename(temporary, path)).map_err(|source| {
+        let _ = fs::remove_file(temporary);
         Error::file("write", path)(source)
     })
 }

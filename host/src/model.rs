@@ -61,13 +61,13 @@ impl Model {
             let hint = "train it first, or let it reach its first checkpoint".to_owned();
             return Err(Error::usage(format!("{} holds no checkpoint", run.display()), Some(hint)));
         };
-        let (tuning, seed) = (&config.student.tuning, config.seed);
-        let (mut model, made) = Self::load(registry, &config.compute, &config.backbone, tuning, seed, first)?;
         let newest = Checkpoint::open(&newest)?;
         let now = serde_json::to_value(config).map_err(Error::failed)?;
         for line in config_drift(&newest.index.identity.config, &now) {
             tracing::warn!("{}/config.toml was changed after the checkpoint was made: {line}", run.display());
         }
+        let (tuning, seed) = (&config.student.tuning, config.seed);
+        let (mut model, made) = Self::load(registry, &config.compute, &config.backbone, tuning, seed, first)?;
         let averages = newest.averages(model.device)?;
         load_parameters(&model.denoiser.parameters(), &averages)?;
         model.with_sampler(registry, &config.sampler.component)?;

@@ -60,11 +60,7 @@ impl KnownImages {
         }
         let write = || {
             files::create_dir(self.path.parent().unwrap_or(&self.path))?;
-            // Another process may write the same file: each its own, and the last rename stays.
-            let own = files::sibling(&self.path, &std::process::id().to_string());
-            let text = serde_json::to_vec(&self.known).map_err(Error::failed)?;
-            files::write(&own, &text)?;
-            std::fs::rename(&own, &self.path).map_err(Error::file("rename", &self.path))
+            files::write_shared(&self.path, &serde_json::to_vec(&self.known).map_err(Error::failed)?)
         };
         if let Err(error) = write() {
             tracing::warn!("the next run reads all images again: {}", error.in_one_line());
