@@ -53,6 +53,15 @@ pub struct Needs {
     /// without gradients, and need not wait for the device.
     #[serde(default)]
     pub scores_on_device: bool,
+    /// `Reward::score_differentiable` gives gradients to the images or latents, so that the reward can be a loss. Its
+    /// numbers may differ a little from those of [`Reward::score`].
+    #[serde(default)]
+    pub differentiable: bool,
+    /// [`Reward::score`] waits for something else than this machine's processors, such as a server. The host calls it on a
+    /// thread of its own, one call at a time, with tensors on the CPU, and goes on training meanwhile. For rewards of the
+    /// final state that read no features and have no learner.
+    #[serde(default)]
+    pub background: bool,
 }
 
 /// The samples to score. Fields that [`Needs`] did not ask for are `None` or empty.
@@ -109,8 +118,8 @@ pub struct RewardInit {
     pub device: Device,
     /// Seed of its own initialisation.
     pub seed: u64,
-    /// The backbone that is trained: latent shape, depth and width of its features.
-    pub backbone: BackboneSpec,
+    /// The backbone that is trained: latent shape, depth and width of its features; `None` where images alone are scored.
+    pub backbone: Option<BackboneSpec>,
 }
 
 /// Scores samples. Called from one thread at a time.

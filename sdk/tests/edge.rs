@@ -32,6 +32,8 @@ fn needs_arrive_whole() {
         features: Some(FeatureNeeds { source: FeatureSource::Teacher, taps: vec![1, 3] }),
         on_cpu: true,
         scores_on_device: true,
+        differentiable: true,
+        background: true,
     };
     let reward = loop_reward(Box::new(Scorer(|_: &RewardBatch<'_>| Ok(vec![]), needs.clone()))).unwrap();
     assert_eq!(reward.needs(), needs);

@@ -65,7 +65,7 @@ fn backbone_digits_loads_and_predicts() {
 fn reward_adversarial_loads_and_learns() {
     let (plugin, components) = components("reward_adversarial");
     assert_eq!(components, [(Kind::Reward, "adversarial".to_owned())]);
-    let init = RewardInit { device: Device::Cpu, seed: 0, backbone: backbone().spec() };
+    let init = RewardInit { device: Device::Cpu, seed: 0, backbone: Some(backbone().spec()) };
     let mut reward = plugin.reward(&json!({ "type": "adversarial" }), &init).unwrap();
     assert_eq!(reward.needs().features.unwrap().taps, [0, 1, 2, 3]);
     assert!(!reward.learner().expect("it learns").parameters().is_empty());

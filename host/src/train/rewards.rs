@@ -82,7 +82,7 @@ impl Rewards {
             let init = RewardInit {
                 device: device::sdk(networks.device),
                 seed: random.seed(Stream::Init, 100 + index as u64),
-                backbone: networks.spec.clone(),
+                backbone: Some(networks.spec.clone()),
             };
             let reward = registry.reward(&section.component, &init)?;
             let needs = reward.needs();

@@ -20,7 +20,7 @@ fn init(grid: i64, seed: u64) -> RewardInit {
         feature_grid: [grid, grid],
         null_prompt: String::new(),
     };
-    RewardInit { device: Device::Cpu, seed, backbone }
+    RewardInit { device: Device::Cpu, seed, backbone: Some(backbone) }
 }
 
 fn reward(options: &Value, grid: i64) -> Box<dyn Reward> {

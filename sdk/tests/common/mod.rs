@@ -18,7 +18,7 @@ pub fn init() -> RewardInit {
         feature_grid: [2, 2],
         null_prompt: String::new(),
     };
-    RewardInit { device: Device::Cpu, seed: 7, backbone }
+    RewardInit { device: Device::Cpu, seed: 7, backbone: Some(backbone) }
 }
 
 /// The fixture `minimal_plugin`, built with the features of this test and left in a folder of its own.
