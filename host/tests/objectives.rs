@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use advdmd::objective::{advantage, denoise, dmd, grpo};
+use advdmd::objective::advantage::{self, Judged, Normalize};
+use advdmd::objective::{denoise, dmd, grpo};
 use advdmd_nn::Weights;
 use advdmd_sdk::LogProb;
 use tch::{Device, Kind, Tensor};
@@ -134,23 +135,44 @@ fn on_policy_the_ratio_is_exactly_one() {
     assert!(gradient.min().double_value(&[]) > 0.0);
 }
 
+/// A reward that is spread evenly over the steps.
+fn judged(scores: Tensor, weight: f64, std_floor: f64) -> Judged {
+    let on = vec![true; scores.size().last().map_or(0, |&steps| steps as usize)];
+    Judged { scores, weight, on, discount: 1.0, std_floor }
+}
+
 #[test]
 fn advantages() {
     let golden = Golden::read();
-    let rewards = [(golden.get("advantage.first"), 1.0), (golden.get("advantage.second"), 0.5)];
-    let advantages = advantage::combine(&rewards, 0.05).unwrap();
-    assert_eq!(advantages.values.kind(), Kind::Float);
-    golden.assert_close(&advantages.values, "advantage.values");
-    golden.assert_close(&advantages.dead_share, "advantage.dead_share");
-    let dead = advantages.values.get(2).select(1, 0).abs().max();
-    assert_eq!(dead.double_value(&[]), 0.0, "a dead group has no advantage");
+    for (normalize, name) in [(Normalize::Group, "group"), (Normalize::Global, "global"), (Normalize::None, "none")] {
+        let first = judged(golden.get("advantage.first"), 1.0, 0.05);
+        let second = Judged { discount: 0.5, ..judged(golden.get("advantage.second"), 0.5, 0.05) };
+        let advantages = advantage::combine(&[first, second], normalize).unwrap();
+        assert_eq!(advantages.values.kind(), Kind::Float);
+        golden.assert_close(&advantages.values, &format!("advantage.{name}.values"));
+        golden.assert_close(&advantages.live, "advantage.live");
+        golden.assert_close(&advantages.dead, "advantage.dead");
+        golden.assert_close(&advantages.share, &format!("advantage.{name}.share"));
+        golden.assert_close(&advantages.correlation, &format!("advantage.{name}.correlation"));
+        let dead = advantages.values.get(2).select(1, 0).abs().max();
+        assert_eq!(dead.double_value(&[]), 0.0, "a dead group has no advantage");
+    }
+}
+
+/// `PerPromptStatTracker` with `global_std`, which adds 1e-4 to a standard deviation of size 1.
+#[test]
+fn global_normalisation_is_flow_grpos() {
+    let golden = Golden::read();
+    let scores = golden.get("flow_grpo.scores");
+    let advantages = advantage::combine(&[judged(scores, 1.0, 0.0)], Normalize::Global).unwrap();
+    golden.assert_within(&advantages.values, "flow_grpo.values", 5e-4);
 }
 
 #[test]
 fn advantages_are_rtdmds_where_rewards_agree() {
     let golden = Golden::read();
-    let rewards = [(golden.get("rtdmd.first"), 1.0), (golden.get("rtdmd.second"), 0.5)];
-    let advantages = advantage::combine(&rewards, 0.0).unwrap();
+    let rewards = [judged(golden.get("rtdmd.first"), 1.0, 0.0), judged(golden.get("rtdmd.second"), 0.5, 0.0)];
+    let advantages = advantage::combine(&rewards, Normalize::Group).unwrap();
     // RTDMD adds 1e-4 to each standard deviation, of size 1.
     golden.assert_within(&advantages.values, "rtdmd.values", 5e-4);
 }
@@ -158,11 +180,11 @@ fn advantages_are_rtdmds_where_rewards_agree() {
 #[test]
 fn one_reward_has_unit_spread_whatever_its_scale_and_weight() {
     let scores = Golden::read().get("advantage.second");
-    let reference = advantage::combine(&[(scores.shallow_clone(), 1.0)], 0.0).unwrap().values;
+    let reference = advantage::combine(&[judged(scores.shallow_clone(), 1.0, 0.0)], Normalize::Group).unwrap().values;
     let std = reference.std_dim([0, 1].as_slice(), false, false);
     assert!((std.get(1) - 1.0).abs().double_value(&[]) < 1e-6);
     for (scale, weight) in [(1e-3, 1.0), (1e3, 0.2), (1.0, 30.0)] {
-        let values = advantage::combine(&[(&scores * scale, weight)], 0.0).unwrap().values;
+        let values = advantage::combine(&[judged(&scores * scale, weight, 0.0)], Normalize::Group).unwrap().values;
         assert!((values - &reference).abs().max().double_value(&[]) < 1e-4);
     }
 }
@@ -170,15 +192,15 @@ fn one_reward_has_unit_spread_whatever_its_scale_and_weight() {
 #[test]
 fn spreads_below_the_floor_and_rounding_errors_are_not_blown_up() {
     let scores = Tensor::from_slice(&[0.500_f32, 0.501, 0.502, 0.503]).view([1, 4, 1]);
-    let floored = advantage::combine(&[(scores.shallow_clone(), 2.0)], 0.1).unwrap().values;
+    let floored = advantage::combine(&[judged(scores.shallow_clone(), 2.0, 0.1)], Normalize::Group).unwrap().values;
     assert!(floored.abs().max().double_value(&[]) < 0.02);
-    let free = advantage::combine(&[(scores, 2.0)], 0.0).unwrap().values;
+    let free = advantage::combine(&[judged(scores, 2.0, 0.0)], Normalize::Group).unwrap().values;
     assert!(free.abs().max().double_value(&[]) > 1.0);
     // Their mean is not exactly 0.1 in any precision.
     let equal = Tensor::from_slice(&[0.1_f32; 7]).view([1, 7, 1]);
-    let dead = advantage::combine(&[(equal, 1.0)], 0.0).unwrap();
+    let dead = advantage::combine(&[judged(equal, 1.0, 0.0)], Normalize::Group).unwrap();
     assert_eq!(dead.values.abs().max().double_value(&[]), 0.0);
-    assert_eq!(dead.dead_share.double_value(&[]), 1.0);
+    assert_eq!(dead.live.double_value(&[0]), 0.0);
 }
 
 #[test]
@@ -196,9 +218,9 @@ fn shapes_that_would_broadcast_are_refused() {
     assert!(grpo::policy_loss(&sigma, &sigma, &tensor(&[1.0]), [0.1, 0.1], 5.0).is_err());
     assert!(grpo::policy_loss(&sigma, &sigma, &sigma, [-0.1, 0.1], 5.0).is_err());
     assert!(grpo::policy_loss(&sigma, &sigma, &sigma, [0.1, f64::NAN], 5.0).is_err());
-    assert!(advantage::combine(&[], 0.0).is_err());
-    assert!(advantage::combine(&[(sigma.shallow_clone(), 1.0)], 0.0).is_err());
+    assert!(advantage::combine(&[], Normalize::Group).is_err());
+    assert!(advantage::combine(&[judged(sigma.shallow_clone(), 1.0, 0.0)], Normalize::Group).is_err());
     let scores = Tensor::zeros([2, 3, 1], (Kind::Float, Device::Cpu));
-    assert!(advantage::combine(&[(scores.shallow_clone(), f64::NAN)], 0.0).is_err());
-    assert!(advantage::combine(&[(scores, 1.0)], -1.0).is_err());
+    assert!(advantage::combine(&[judged(scores.shallow_clone(), f64::NAN, 0.0)], Normalize::Group).is_err());
+    assert!(advantage::combine(&[judged(scores, 1.0, -1.0)], Normalize::Group).is_err());
 }

@@ -1,7 +1,7 @@
 //! What holds for any scores, any trajectory and any measured accuracy: found false, proptest shows the smallest case.
 
 use advdmd::config::Grpo;
-use advdmd::objective::advantage::{self, Advantages};
+use advdmd::objective::advantage::{self, Advantages, Judged, Normalize};
 use advdmd::sampling::{Trajectory, generate};
 use advdmd::train::checkpoint::State;
 use advdmd_sdk::{Conditioning, Denoiser, LogProb, Prediction, Request, Sampler, Transition};
@@ -29,11 +29,22 @@ fn rewards() -> impl Strategy<Value = (Shape, Vec<(Vec<f32>, f64)>)> {
 }
 
 fn combine(shape: Shape, rewards: &[(Vec<f32>, f64)]) -> Advantages {
-    let shape = shape.map(|size| size as i64);
-    let rewards: Vec<_> =
-        rewards.iter().map(|(scores, weight)| (Tensor::from_slice(scores).view(shape), *weight)).collect();
-    advantage::combine(&rewards, 0.0).unwrap()
+    combine_by(Normalize::Group, shape, rewards)
 }
+
+fn combine_by(normalize: Normalize, shape: Shape, rewards: &[(Vec<f32>, f64)]) -> Advantages {
+    let shape = shape.map(|size| size as i64);
+    let judged = |(scores, weight): &(Vec<f32>, f64)| Judged {
+        scores: Tensor::from_slice(scores).view(shape),
+        weight: *weight,
+        on: vec![true; shape[2] as usize],
+        discount: 1.0,
+        std_floor: 0.0,
+    };
+    advantage::combine(&rewards.iter().map(judged).collect::<Vec<_>>(), normalize).unwrap()
+}
+
+const ALL: [Normalize; 3] = [Normalize::Group, Normalize::Global, Normalize::None];
 
 fn numbers(advantages: &Advantages) -> Vec<f32> {
     Vec::try_from(advantages.values.reshape(-1)).unwrap()
@@ -99,6 +110,66 @@ proptest! {
     }
 
     #[test]
+    fn a_constant_reward_adds_nothing((shape, rewards) in rewards(), at in 0..4usize, level in -5.0..5.0f32) {
+        for normalize in ALL {
+            let expected = numbers(&combine_by(normalize, shape, &rewards));
+            let mut more = rewards.clone();
+            more.insert(at.min(rewards.len()), (vec![level; shape.iter().product()], 2.0));
+            let advantages = combine_by(normalize, shape, &more);
+            prop_assert_eq!(&numbers(&advantages), &expected, "not a bit");
+            let at = at.min(rewards.len()) as i64;
+            prop_assert_eq!(advantages.dead.double_value(&[at]), 1.0);
+            prop_assert_eq!(advantages.share.double_value(&[at]), 0.0);
+        }
+    }
+
+    #[test]
+    fn dead_groups_are_left_out((shape, rewards) in rewards(), place in 0..5usize) {
+        for normalize in [Normalize::Group, Normalize::None] {
+            let place = place.min(shape[0]);
+            let size = shape[1] * shape[2];
+            let with_dead = |(scores, weight): &(Vec<f32>, f64)| {
+                let mut scores = scores.clone();
+                scores.splice(place * size..place * size, std::iter::repeat_n(0.7, size));
+                (scores, *weight)
+            };
+            let more: Vec<_> = rewards.iter().map(with_dead).collect();
+            let mut found = numbers(&combine_by(normalize, [shape[0] + 1, shape[1], shape[2]], &more));
+            let dead: Vec<f32> = found.splice(place * size..(place + 1) * size, []).collect();
+            prop_assert!(dead.iter().all(|value| *value == 0.0));
+            assert_close(&found, &numbers(&combine_by(normalize, shape, &rewards)));
+        }
+    }
+
+    #[test]
+    fn shares_add_up_to_one((shape, rewards) in rewards()) {
+        for normalize in ALL {
+            let advantages = combine_by(normalize, shape, &rewards);
+            let sum = advantages.share.sum(Kind::Double).double_value(&[]);
+            let alive = advantages.values.abs().max().double_value(&[]) > 0.0;
+            prop_assert!((sum - f64::from(u8::from(alive))).abs() < 1e-5, "{sum}");
+            let correlation = &advantages.correlation;
+            prop_assert!(correlation.abs().max().double_value(&[]) <= 1.0 + 1e-6);
+            prop_assert!(correlation.equal(&correlation.transpose(0, 1)));
+        }
+    }
+
+    #[test]
+    fn a_discount_of_zero_leaves_the_last_step_alone((shape, rewards) in rewards()) {
+        let judged = |discount: f64| Judged {
+            scores: Tensor::from_slice(&rewards[0].0).view(shape.map(|size| size as i64)),
+            weight: rewards[0].1,
+            on: vec![true; shape[2]],
+            discount,
+            std_floor: 0.0,
+        };
+        let [spread, last] = [1.0, 0.0].map(|d| advantage::combine(&[judged(d)], Normalize::Group).unwrap().values);
+        let steps = shape[2] as i64;
+        prop_assert!(last.select(2, steps - 1).equal(&spread.select(2, steps - 1)));
+        prop_assert_eq!(last.narrow(2, 0, steps - 1).abs().sum(Kind::Double).double_value(&[]), 0.0);
+    }
+
+    #[test]
     fn a_group_is_dead_exactly_where_no_reward_tells_its_samples_apart((shape, rewards) in rewards()) {
         let advantages = combine(shape, &rewards);
         let values = numbers(&advantages);
@@ -113,7 +184,7 @@ proptest! {
             }
         }
         let share = f64::from(dead) / (shape[0] * shape[2]) as f64;
-        prop_assert!((advantages.dead_share.double_value(&[]) - share).abs() < 1e-6);
+        prop_assert!((1.0 - advantages.live.mean(Kind::Double).double_value(&[]) - share).abs() < 1e-6);
     }
 
     #[test]
@@ -241,6 +312,7 @@ proptest! {
             weight: 1.0,
             clip_range: [1e-3, 1e-3],
             advantage_clip: 5.0,
+            normalize: Normalize::Group,
             std_floor: 0.0,
             warmup: 10,
             accuracy_gate: [low, high],

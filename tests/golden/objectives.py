@@ -99,12 +99,13 @@ def policy():
     )
 
 
-def normalized(scores, floor):
-    """Per group and step, over the samples; 0 where all scores of a group are equal."""
-    mean, std = scores.mean(dim=1, keepdim=True), scores.std(dim=1, keepdim=True, correction=0)
+def normalized(scores, floor, over):
+    """Per group and step, over the samples; 0 where all scores of a group are equal. `over`: dimensions of the standard
+    deviation, none for a reward in its own units."""
+    mean = scores.mean(dim=1, keepdim=True)
     dead = scores.amax(dim=1, keepdim=True) == scores.amin(dim=1, keepdim=True)
-    divisor = torch.where(dead, torch.ones_like(std), std.clamp(min=floor))
-    return torch.where(dead, torch.zeros_like(scores), (scores - mean) / divisor), dead
+    std = scores.std(dim=over, keepdim=True, correction=0).clamp(min=floor) if over else torch.ones_like(mean)
+    return torch.where(dead, torch.zeros_like(scores), (scores - mean) / std), dead
 
 
 def advantage():
@@ -118,11 +119,37 @@ def advantage():
     second[2, :, 0] = 7.3
     first[3, :, 1] = 0.3
     first, second = given("advantage.first", first), given("advantage.second", second)
-    weights, floor = (1.0, 0.5), 0.05
-    (a, dead_a), (b, dead_b) = normalized(first, floor), normalized(second, floor)
-    total = weights[0] * a + weights[1] * b
-    scale = total.std(dim=(0, 1), keepdim=True, correction=0).clamp(min=math.hypot(*weights))
-    save(advantage__values=total / scale, advantage__dead_share=(dead_a & dead_b).double().mean())
+    weights, discounts, floor = (1.0, 0.5), (1.0, 0.5), 0.05
+    for name, over in (("group", 1), ("global", (0, 1)), ("none", None)):
+        parts, own, dead, floors = [], [], [], 0
+        for scores, weight, discount in zip((first, second), weights, discounts):
+            values, equal = normalized(scores, floor, over)
+            spread = discount ** torch.arange(steps - 1, -1, -1).double()
+            own.append(values)
+            parts.append(weight * spread * values)
+            dead.append(equal)
+            floors = floors + (weight * (1 if over else floor)) ** 2 * (~equal).any(dim=0, keepdim=True).double()
+        total = sum(parts)
+        alive = ~(dead[0] & dead[1])
+        # Standard deviation over the samples of living groups, step by step.
+        std = torch.stack([
+            total[alive[:, 0, step]][:, :, step].std(correction=0) for step in range(steps)
+        ]).view(1, 1, steps)
+        correlation = torch.corrcoef(torch.stack([values.flatten() for values in own]))
+        shares = torch.stack([(part * total).sum() / (total * total).sum() for part in parts])
+        save(**{
+            f"advantage.{name}.values": total / torch.maximum(std, floors.sqrt()),
+            f"advantage.{name}.share": shares, f"advantage.{name}.correlation": correlation,
+        })
+    save(advantage__live=alive.double().mean(dim=(0, 1)), advantage__dead=torch.stack([d.double().mean() for d in dead]))
+
+
+def flow_grpo():
+    """Flow-GRPO's PerPromptStatTracker with global_std: the mean of the prompt, the deviation of all."""
+    scores = given("flow_grpo.scores", draw("flow_grpo.scores", 4, 16, 1) + torch.arange(4).view(4, 1, 1) / 4)
+    # Its deviation includes what prompts differ in; the loop then brings the sum to at most unit scale.
+    values = (scores - scores.mean(dim=1, keepdim=True)) / (scores.std(correction=0) + 1e-4)
+    save(flow_grpo__values=values)
 
 
 def rtdmd():
@@ -138,7 +165,7 @@ def rtdmd():
 
 
 def main():
-    for part in (denoise, dmd, log_prob, policy, advantage, rtdmd):
+    for part in (denoise, dmd, log_prob, policy, advantage, flow_grpo, rtdmd):
         part()
     save_file(golden, HERE / "objectives.safetensors")
 

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use advdmd_sdk::{DType, Tuning};
 
 use super::pretrain::PretrainConfig;
-use super::schema::{Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RunConfig};
+use super::schema::{
+    Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RewardBackprop, RewardSection, RunConfig,
+};
 use super::tree::KeyPath;
 use crate::device;
 
@@ -227,22 +229,68 @@ impl Rules {
     }
 
     fn rewards(&mut self, config: &RunConfig) {
-        let mut names = BTreeSet::new();
         for (index, reward) in config.reward.iter().enumerate() {
             self.not_negative(&format!("reward.{index}.weight"), reward.weight);
-            let name = reward.name.as_ref().unwrap_or(&reward.component.r#type);
-            if !names.insert(name) {
-                let key = if reward.name.is_some() { "name" } else { "type" };
-                let hint = format!("give one of them another label: `name = \"{name}-2\"`");
-                self.problem(&format!("reward.{index}.{key}"), format!("two rewards are called `{name}`"), Some(hint));
+            if let Some(discount) = reward.discount {
+                self.within(&format!("reward.{index}.discount"), discount);
             }
+            if let Some(floor) = reward.std_floor {
+                self.positive(&format!("reward.{index}.std_floor"), floor);
+            }
+        }
+        let trained = config.reward.iter().map(|reward| ("reward", reward.name.as_ref(), &reward.component.r#type));
+        let held = config.held_out.iter().map(|reward| ("held_out", reward.name.as_ref(), &reward.component.r#type));
+        let numbered = trained.enumerate().chain(held.enumerate());
+        let mut names = BTreeSet::new();
+        for (index, (section, label, kind)) in numbered {
+            let (name, key) = (label.unwrap_or(kind), if label.is_some() { "name" } else { "type" });
+            if !names.insert(name) {
+                let hint = format!("give one of them another label: `name = \"{name}-2\"`");
+                let path = format!("{section}.{index}.{key}");
+                self.problem(&path, format!("two rewards are called `{name}`"), Some(hint));
+            }
+            // A part of the names of metrics and of files.
+            if name.is_empty() || name.contains('/') {
+                let path = format!("{section}.{index}.{key}");
+                self.problem(
+                    &path,
+                    format!("a reward cannot be called `{name}`"),
+                    Some("a label without `/`".to_owned()),
+                );
+            }
+        }
+        self.expect(config.watch.patience >= 1, "watch.patience", config.watch.patience, "1 or more");
+    }
+
+    fn backprop(&mut self, backprop: &RewardBackprop, config: &RunConfig) {
+        self.not_negative("objective.reward_backprop.weight", backprop.weight);
+        let path = "objective.reward_backprop.ceiling";
+        self.expect(backprop.ceiling.is_finite(), path, backprop.ceiling, "a finite number");
+        let label = |reward: &RewardSection| reward.name.as_ref().unwrap_or(&reward.component.r#type).clone();
+        let known: Vec<String> = config.reward.iter().map(label).collect();
+        for (index, name) in backprop.rewards.iter().flatten().enumerate() {
+            if !known.contains(name) {
+                let message = format!("there is no reward called `{name}`");
+                let hint = format!("the rewards are {}", known.join(", "));
+                self.problem(&format!("objective.reward_backprop.rewards.{index}"), message, Some(hint));
+            }
+        }
+        if backprop.weight > 0.0 && backprop.rewards.as_ref().is_some_and(Vec::is_empty) {
+            let hint = "name some, or leave the key out for all that can".to_owned();
+            self.problem("objective.reward_backprop.rewards", "no reward is named".to_owned(), Some(hint));
         }
     }
 
     fn objective(&mut self, objective: &Objectives, config: &RunConfig) {
-        let weights = [("dmd", objective.dmd.weight), ("gan", objective.gan.weight), ("grpo", objective.grpo.weight)];
-        for (name, weight) in weights {
-            self.not_negative(&format!("objective.{name}.weight"), weight);
+        let weights = [
+            ("dmd", objective.dmd.weight),
+            ("gan", objective.gan.weight),
+            ("grpo", objective.grpo.weight),
+            ("reward_backprop", objective.reward_backprop.weight),
+        ];
+        self.backprop(&objective.reward_backprop, config);
+        for (name, weight) in &weights[..3] {
+            self.not_negative(&format!("objective.{name}.weight"), *weight);
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
             let hint = "set `objective.dmd.weight`, `objective.gan.weight` or `objective.grpo.weight` above 0";

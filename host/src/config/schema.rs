@@ -9,6 +9,8 @@ use advdmd_sdk::{DType, Tuning};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::objective::advantage::Normalize;
+
 /// A whole run: recipe, user's file and `--set` overrides merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,12 +40,18 @@ pub struct RunConfig {
     /// Rewards, each normalised on its own and then added by weight.
     #[serde(default)]
     pub reward: Vec<RewardSection>,
+    /// Rewards that score the images of each evaluation and are never trained on: where they fall while the others rise, the
+    /// others are being gamed.
+    #[serde(default)]
+    pub held_out: Vec<HeldOutSection>,
     /// Losses of the student.
     pub objective: Objectives,
     /// Length and phases of the run.
     pub schedule: Schedule,
     /// Evaluation during the run.
     pub eval: Eval,
+    /// The watch for reward hacking.
+    pub watch: Watch,
     /// Saving.
     pub checkpoint: Checkpoint,
 }
@@ -278,8 +286,26 @@ pub struct RewardSection {
     /// Label in logs; the type by default.
     #[serde(default)]
     pub name: Option<String>,
-    /// Weight in the advantage.
+    /// Weight in the advantage; 0 for a reward that is scored and not trained on.
     pub weight: f64,
+    /// For a reward of the final image: its weight at a step is multiplied by this for each step that follows. 1, the default,
+    /// spreads it evenly over the steps, 0 gives it to the last stochastic step alone.
+    #[serde(default)]
+    pub discount: Option<f64>,
+    /// Least standard deviation that its scores are divided by, in its own units; `objective.grpo.std_floor` by default.
+    #[serde(default)]
+    pub std_floor: Option<f64>,
+    /// `type` and the plugin's keys.
+    #[serde(flatten)]
+    pub component: Component,
+}
+
+/// A reward that is measured and never trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeldOutSection {
+    /// Label in logs; the type by default.
+    #[serde(default)]
+    pub name: Option<String>,
     /// `type` and the plugin's keys.
     #[serde(flatten)]
     pub component: Component,
@@ -295,6 +321,8 @@ pub struct Objectives {
     pub gan: Gan,
     /// Policy gradient.
     pub grpo: Grpo,
+    /// Rewards as losses.
+    pub reward_backprop: RewardBackprop,
 }
 
 /// Distribution matching (DMD2).
@@ -327,12 +355,27 @@ pub struct Grpo {
     pub clip_range: [f64; 2],
     /// Advantages are clamped to plus and minus this.
     pub advantage_clip: f64,
-    /// A group whose standard deviation is below this is divided by this instead.
+    /// What a reward's distance from its group's mean is divided by, before rewards are added.
+    pub normalize: Normalize,
+    /// A standard deviation below this is replaced by this; a reward may have its own.
     pub std_floor: f64,
     /// Student updates before the policy gradient is switched on.
     pub warmup: u64,
-    /// A step's policy gradient is on only while the discriminator's accuracy there lies in this range.
+    /// A reward that learns counts at a step only while its accuracy there lies in this range; others always do.
     pub accuracy_gate: [f64; 2],
+}
+
+/// Rewards as losses (`ReFL`, RTDMD): their gradients flow through the decoder to the student's last step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewardBackprop {
+    /// Weight of the loss `max(ceiling - sum of weight * score, 0)`; 0 switches it off.
+    pub weight: f64,
+    /// Scores above this pull no more.
+    pub ceiling: f64,
+    /// Labels of the rewards in the sum; by default all that give gradients to the final image.
+    #[serde(default)]
+    pub rewards: Option<Vec<String>>,
 }
 
 /// Length of the run.
@@ -363,6 +406,27 @@ pub struct Eval {
     pub prompts: Option<PathBuf>,
     /// Steps of the teacher's own sampling, which the student is shown beside.
     pub teacher_steps: usize,
+}
+
+/// The watch for reward hacking: what each evaluation's images score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// Evaluations in a row that must look like hacking before it is called that.
+    pub patience: usize,
+    /// What to do then.
+    pub on_hacking: OnHacking,
+}
+
+/// What to do when a reward is being gamed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnHacking {
+    /// Say it in the terminal and in the report.
+    #[default]
+    Warn,
+    /// Save and end the run as well.
+    Stop,
 }
 
 /// Saving.

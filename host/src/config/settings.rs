@@ -28,8 +28,12 @@ pub trait Settings: DeserializeOwned + Serialize + JsonSchema {
 
 impl Settings for RunConfig {
     const RECIPES: bool = true;
-    const SECTIONS: &[(&str, Kind)] =
-        &[("backbone", Kind::Backbone), ("sampler", Kind::Sampler), ("reward", Kind::Reward)];
+    const SECTIONS: &[(&str, Kind)] = &[
+        ("backbone", Kind::Backbone),
+        ("sampler", Kind::Sampler),
+        ("reward", Kind::Reward),
+        ("held_out", Kind::Reward),
+    ];
 
     fn problems(&self) -> Vec<Problem> {
         rules::of_run(self)
@@ -46,6 +50,9 @@ impl Settings for RunConfig {
         ];
         let rewards = self.reward.iter().enumerate();
         found.extend(rewards.map(|(i, reward)| (KeyPath::of(&format!("reward.{i}")), Kind::Reward, &reward.component)));
+        let held_out = self.held_out.iter().enumerate();
+        let key = |index| KeyPath::of(&format!("held_out.{index}"));
+        found.extend(held_out.map(|(index, reward)| (key(index), Kind::Reward, &reward.component)));
         found
     }
 }

@@ -40,6 +40,10 @@ pub struct State {
     pub passes: PassCounts,
     /// The policy gradient's gate.
     pub gate: Gate,
+    /// What the critic measured in its part of the next update, where a plugin broke that update off afterwards: that part is
+    /// done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<BTreeMap<String, f64>>,
 }
 
 /// What a run is, apart from where it stands: a resumed part must share it.

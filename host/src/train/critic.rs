@@ -13,8 +13,9 @@ use tch::{Kind, Tensor};
 use super::guard::Guard;
 use super::metrics::Meter;
 use super::networks::Networks;
-use super::rewards::{Features, Rewards, Scored, learner_error};
+use super::rewards::{Features, Rewards, Scored};
 use super::rollout::{Chunk, Rollout};
+use super::scoring::learner_error;
 use crate::config::{self, RunConfig};
 use crate::data::{self, Dataset};
 use crate::device::upload;
@@ -119,7 +120,7 @@ impl Critic {
         guard.watch(&norm);
         let mut learners = Vec::new();
         for (reward, optimizer) in rewards.all.iter_mut().zip(&mut self.learners) {
-            let Some((learner, optimizer)) = reward.reward.learner().zip(optimizer.as_mut()) else { continue };
+            let Some((learner, optimizer)) = reward.learner().zip(optimizer.as_mut()) else { continue };
             let norm = clip_grad_norm(&learner.parameters(), settings.learner_optimizer.clip_norm)?;
             meter.add(&format!("critic/{}/grad_norm", reward.name), &norm, 1.0);
             guard.watch(&norm);
@@ -203,7 +204,7 @@ fn discriminate(
     fake: &advdmd_sdk::RewardBatch<'_>,
 ) -> Result<Option<ActiveLoss>> {
     let reward = &mut rewards.all[index];
-    let Some(learner) = reward.reward.learner() else { return Ok(None) };
+    let Some(learner) = reward.learner() else { return Ok(None) };
     let loss = learner.discriminator_loss(real, fake).map_err(|source| learner_error(&reward.name, source))?;
     Ok(Some(ActiveLoss { name: reward.name.clone(), loss }))
 }

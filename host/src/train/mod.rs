@@ -3,6 +3,8 @@
 //! An update is: [`rollout`] (no gradients), `critic.updates` joint `critic` updates of the fake-score network and the
 //! learners, `rewards` and advantages with the fresh discriminator, one `student` update.
 
+mod advantages;
+mod background;
 pub mod checkpoint;
 pub(crate) mod critic;
 mod drift;
@@ -19,6 +21,7 @@ mod rewards;
 mod rollout;
 pub(crate) mod run;
 mod schedule;
+mod scoring;
 mod student;
 mod trainer;
 mod watch;

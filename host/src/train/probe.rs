@@ -6,8 +6,8 @@ use advdmd_nn::memory;
 use advdmd_nn::optim::{AdamW, AdamWConfig, clip_grad_norm};
 use tch::{Cuda, Device, Kind, Tensor};
 
+use super::advantages::StepAdvantage;
 use super::metrics::Meter;
-use super::rewards::check_finite;
 use super::rollout::{Rollout, rollout};
 use super::trainer::Trainer;
 use crate::Result;
@@ -85,7 +85,7 @@ impl Trainer {
         // The critic's gradients are gone before the student's are made, as in a real update.
         self.drop_gradients()?;
         let (scores, reward) = measured(device, || self.score(&rolled))?;
-        check_finite(&self.rewards, &scores, &self.trajectory, &rolled, self.data.prompts())?;
+        self.check_scores(&scores, &rolled)?;
         let advantages = self.flat_advantages(&rolled);
         let mut student = measured(device, || self.accumulate_student(&rolled, &advantages, &mut meter))?.1;
         if chunks {
@@ -96,15 +96,16 @@ impl Trainer {
     }
 
     /// Zero advantages at every stochastic step: the policy gradient costs what it costs with the gate open.
-    fn flat_advantages(&self, rollout: &Rollout) -> Vec<Option<Tensor>> {
+    fn flat_advantages(&self, rollout: &Rollout) -> Vec<Option<StepAdvantage>> {
         if self.config.objective.grpo.weight == 0.0 || self.rewards.all.is_empty() {
             return Vec::new();
         }
         let samples: usize = rollout.chunks.iter().map(super::Chunk::len).sum();
         let zeros = Tensor::zeros([samples as i64], (Kind::Float, self.networks.device));
-        let mut by_step: Vec<Option<Tensor>> = (0..self.trajectory.steps()).map(|_| None).collect();
+        let mut by_step: Vec<Option<StepAdvantage>> = (0..self.trajectory.steps()).map(|_| None).collect();
         for step in self.trajectory.stochastic() {
-            by_step[step] = Some(zeros.shallow_clone());
+            let live = Tensor::ones([], (Kind::Float, self.networks.device));
+            by_step[step] = Some(StepAdvantage { values: zeros.shallow_clone(), live });
         }
         by_step
     }

@@ -1,36 +1,56 @@
-//! The rewards of a run: what they need, their scores, and their learners.
+//! The rewards of a run: what they need, and what they are given.
 
-use advdmd_sdk::{FeatureSource, Kind, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
+use advdmd_sdk::{FeatureSource, Kind, Learner, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
 use tch::Tensor;
 
+use super::background::{Awaited, Background, Job};
 use super::networks::Networks;
-use super::rollout::{Chunk, Rollout};
-use crate::config::RunConfig;
+use super::rollout::Chunk;
+use super::scoring::not_finite;
+use crate::config::{Component, RewardSection, RunConfig};
 use crate::device;
 use crate::passes::Role;
 use crate::random::{Random, Stream};
 use crate::registry::Registry;
-use crate::sampling::{Trajectory, sigma_column};
 use crate::{Error, Result};
 
 /// A reward of the run.
 pub struct ActiveReward {
     /// Label in logs and checkpoints.
     pub name: String,
-    /// Weight in the advantage.
-    pub weight: f64,
     /// What it needs.
     pub needs: Needs,
+    /// Whether it learns beside the student.
+    pub learns: bool,
     /// Who provides it: the plugin's file, or the program.
     pub provider: String,
     /// The plugin's object.
-    pub reward: Box<dyn Reward>,
+    scorer: Scorer,
+}
+
+/// Where a reward scores.
+enum Scorer {
+    Here(Box<dyn Reward>),
+    Background(Background),
+}
+
+/// How much a reward counts in the advantage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Weight in the sum.
+    pub weight: f64,
+    /// Factor of the weight for each step between a step and the last.
+    pub discount: f64,
+    /// Least standard deviation.
+    pub std_floor: f64,
 }
 
 /// All rewards, and the union of what they need.
 pub struct Rewards {
     /// In the order of the configuration.
     pub all: Vec<ActiveReward>,
+    /// How much each counts.
+    pub shares: Vec<Share>,
     /// Blocks that any reward taps in the fake-score network, rising.
     pub fake_taps: Vec<usize>,
     /// Blocks that any reward taps in the teacher, rising.
@@ -78,25 +98,26 @@ impl Rewards {
     pub fn new(config: &RunConfig, registry: &Registry, networks: &Networks, random: Random) -> Result<Self> {
         let mut all = Vec::new();
         for (index, section) in config.reward.iter().enumerate() {
-            let name = section.name.clone().unwrap_or_else(|| section.component.r#type.clone());
             let init = RewardInit {
                 device: device::sdk(networks.device),
                 seed: random.seed(Stream::Init, 100 + index as u64),
                 backbone: Some(networks.spec.clone()),
             };
-            let reward = registry.reward(&section.component, &init)?;
-            let needs = reward.needs();
-            let depth = networks.spec.depth;
-            if let Some(features) = &needs.features
-                && (features.taps.iter().any(|&tap| tap >= depth) || !features.taps.is_sorted_by(|a, b| a < b))
-            {
-                let taps = &features.taps;
-                return Err(Error::config(format!(
-                    "reward `{name}` taps blocks {taps:?} of {depth}: expected rising indices below {depth}"
-                )));
+            all.push(ActiveReward::new(section.name.as_deref(), &section.component, registry, &init)?);
+        }
+        let share = |section: &RewardSection| Share {
+            weight: section.weight,
+            discount: section.discount.unwrap_or(1.0),
+            std_floor: section.std_floor.unwrap_or(config.objective.grpo.std_floor),
+        };
+        let shares = config.reward.iter().map(share).collect();
+        for (index, (section, reward)) in config.reward.iter().zip(&all).enumerate() {
+            if section.discount.is_some() && reward.needs.scope == Scope::EveryStep {
+                return Err(Error::usage(
+                    format!("`reward.{index}.discount`: reward `{}` scores every step on its own", reward.name),
+                    "leave the key out: it spreads the score of a final image over the steps".to_owned(),
+                ));
             }
-            let provider = registry.entry(Kind::Reward, &section.component.r#type)?.provider.to_string();
-            all.push(ActiveReward { name, weight: section.weight, needs, provider, reward });
         }
         let taps = |source| {
             let needs = all.iter().filter_map(|reward| reward.needs.features.as_ref());
@@ -105,12 +126,12 @@ impl Rewards {
             taps.dedup();
             taps
         };
-        Ok(Self { fake_taps: taps(FeatureSource::Fake), teacher_taps: taps(FeatureSource::Teacher), all })
+        Ok(Self { fake_taps: taps(FeatureSource::Fake), teacher_taps: taps(FeatureSource::Teacher), all, shares })
     }
 
     /// Whether any reward learns.
-    pub fn learns(&mut self) -> bool {
-        self.all.iter_mut().any(|reward| reward.reward.learner().is_some())
+    pub fn learns(&self) -> bool {
+        self.all.iter().any(|reward| reward.learns)
     }
 
     /// Features at `x` for all rewards; each network stops at its deepest tap.
@@ -163,141 +184,131 @@ impl Rewards {
             features,
         })
     }
-
-    /// Scores a rollout: for each reward `[B, S]`, S the stochastic steps of the trajectory.
-    ///
-    /// The score of step k reads `x_{k+1}`, the result of its action (`x_k` would not depend on it). A reward of the
-    /// final image scores every step alike.
-    ///
-    /// # Errors
-    /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether they are finite is not read
-    /// here.
-    pub fn score(
-        &mut self,
-        networks: &Networks,
-        trajectory: &Trajectory,
-        rollout: &Rollout,
-        prompts: &[String],
-    ) -> Result<Vec<Tensor>> {
-        let _no_grad = tch::no_grad_guard();
-        let actions: Vec<usize> = trajectory.stochastic().collect();
-        let mut scores: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
-        for chunk in &rollout.chunks {
-            let mut columns: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
-            if self.all.iter().any(|reward| reward.needs.scope == Scope::EveryStep) {
-                for &step in &actions {
-                    self.score_state(networks, trajectory, chunk, step + 1, Scope::EveryStep, prompts, &mut columns)?;
-                }
-            }
-            if self.all.iter().any(|reward| reward.needs.scope == Scope::Final) {
-                let last = trajectory.steps();
-                self.score_state(networks, trajectory, chunk, last, Scope::Final, prompts, &mut columns)?;
-            }
-            for (all, mut column) in scores.iter_mut().zip(columns) {
-                if column.len() == 1 {
-                    column = (0..actions.len()).map(|_| column[0].shallow_clone()).collect();
-                }
-                all.push(Tensor::stack(&column, 1));
-            }
-        }
-        Ok(scores.iter().map(|chunks| Tensor::cat(chunks, 0)).collect())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct for it would only rename the arguments")]
-    fn score_state(
-        &mut self,
-        networks: &Networks,
-        trajectory: &Trajectory,
-        chunk: &Chunk,
-        state: usize,
-        scope: Scope,
-        prompts: &[String],
-        columns: &mut [Vec<Tensor>],
-    ) -> Result<()> {
-        let x = &chunk.states[state];
-        let sigma = sigma_column(trajectory.sigmas[state], x);
-        let here = |reward: &ActiveReward| reward.needs.scope == scope;
-        let wants = |need: fn(&Needs) -> bool| self.all.iter().any(|reward| here(reward) && need(&reward.needs));
-        let features = if wants(|needs| needs.features.is_some()) {
-            self.features(networks, x, &sigma, chunk)?
-        } else {
-            Features::default()
-        };
-        let images = if wants(|needs| needs.images) { Some(networks.backbone.decode_latents(x)?) } else { None };
-        let scored = Scored {
-            prompts: chunk.prompts.iter().map(|&id| prompts[id].as_str()).collect(),
-            sigma: &sigma,
-            latents: x,
-            images: images.as_ref(),
-            features: &features,
-        };
-        for (index, column) in columns.iter_mut().enumerate() {
-            if !here(&self.all[index]) {
-                continue;
-            }
-            let batch = self.batch(&self.all[index], &scored)?;
-            let reward = &mut self.all[index];
-            let scores = reward.scores(&batch, networks.device);
-            column.push(scores.map_err(|source| reward.error(state - 1, source))?);
-        }
-        Ok(())
-    }
 }
 
 impl ActiveReward {
-    /// The error of this reward at a step.
-    fn error(&self, step: usize, source: advdmd_sdk::Error) -> Error {
-        Error::Reward { reward: self.name.clone(), provider: self.provider.clone(), step, source }
+    /// Makes a reward called `name`, or as its type if `None`.
+    ///
+    /// # Errors
+    /// The registry's; taps beyond the backbone's depth; needs that contradict each other.
+    pub fn new(name: Option<&str>, component: &Component, registry: &Registry, init: &RewardInit) -> Result<Self> {
+        let name = name.unwrap_or(&component.r#type).to_owned();
+        let mut reward = registry.reward(component, init)?;
+        let needs = reward.needs();
+        let depth = init.backbone.as_ref().map_or(0, |backbone| backbone.depth);
+        if let Some(features) = &needs.features
+            && (features.taps.iter().any(|&tap| tap >= depth) || !features.taps.is_sorted_by(|a, b| a < b))
+        {
+            let taps = &features.taps;
+            return Err(Error::config(format!(
+                "reward `{name}` taps blocks {taps:?} of {depth}: expected rising indices below {depth}"
+            )));
+        }
+        let provider = registry.entry(Kind::Reward, &component.r#type)?.provider.to_string();
+        let learns = reward.learner().is_some();
+        if needs.background && (learns || needs.features.is_some() || needs.scope != Scope::Final) {
+            return Err(Error::contract(format!(
+                "reward `{name}` ({provider}) asks to score in the background, and learns, reads features or scores every step: \
+                 it cannot have both"
+            )));
+        }
+        let scorer =
+            if needs.background { Scorer::Background(Background::new(&name, reward)?) } else { Scorer::Here(reward) };
+        Ok(Self { name, needs, learns, provider, scorer })
     }
 
-    /// Scores `[b]`, float32 on `device`, their number checked. Values stay unread: reading would wait for the device.
-    fn scores(&mut self, batch: &RewardBatch<'_>, device: tch::Device) -> advdmd_sdk::Result<Tensor> {
-        let invalid = |message: String| advdmd_sdk::Error::invalid(message);
-        let scores = if self.needs.scores_on_device {
-            let scores = self.reward.score_differentiable(batch)?;
-            scores.ok_or_else(|| invalid("says that it scores on the device, and gave no tensor".to_owned()))?.detach()
-        } else {
-            Tensor::from_slice(&self.reward.score(batch)?)
+    /// The trainable part, for a reward that learns.
+    pub fn learner(&mut self) -> Option<&mut dyn Learner> {
+        match &mut self.scorer {
+            Scorer::Here(reward) if self.learns => reward.learner(),
+            _ => None,
+        }
+    }
+
+    /// Its trained tensors under their names; none where it does not learn.
+    pub fn parameters(&mut self) -> Vec<(String, Tensor)> {
+        self.learner().map_or_else(Vec::new, |learner| learner.parameters())
+    }
+
+    /// Whether its gradients reach the final image or its latents.
+    pub fn is_differentiable(&self) -> bool {
+        let plain = self.needs.scope == Scope::Final && self.needs.features.is_none() && !self.learns;
+        plain && self.needs.differentiable && matches!(self.scorer, Scorer::Here(_))
+    }
+
+    /// Hands a state to a reward of the background; `None` for one that scores here.
+    ///
+    /// # Errors
+    /// A copy to the CPU that fails.
+    pub fn submit(&self, state: &Scored<'_>) -> Result<Option<Awaited>> {
+        let Scorer::Background(background) = &self.scorer else { return Ok(None) };
+        let on_cpu = |tensor: &Tensor| -> Result<Tensor> {
+            Ok(tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_contiguous()?)
         };
+        Ok(Some(background.score(Job {
+            prompts: state.prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
+            sigma: on_cpu(state.sigma)?,
+            images: state.images.filter(|_| self.needs.images).map(on_cpu).transpose()?,
+            latents: Some(state.latents).filter(|_| self.needs.latents).map(on_cpu).transpose()?,
+        })))
+    }
+
+    /// Scores `[b]` of samples `first..`, float32 on `device`, their number checked. Scores that are on the device stay
+    /// unread: reading would wait for it.
+    ///
+    /// # Errors
+    /// The reward's; a wrong number of scores; one that is not finite, where it is known.
+    pub fn scores(&mut self, batch: &RewardBatch<'_>, first: usize, device: tch::Device) -> advdmd_sdk::Result<Tensor> {
+        let invalid = |message: String| advdmd_sdk::Error::invalid(message);
+        let Scorer::Here(reward) = &mut self.scorer else { return Err(invalid("scores in the background".to_owned())) };
+        if !self.needs.scores_on_device {
+            let scores = reward.score(batch)?;
+            let scores = checked(&scores, first, &batch.prompts)?;
+            return Ok(Tensor::f_from_slice(&scores)?.f_to_device(device)?);
+        }
+        let scores = reward.score_differentiable(batch)?;
+        let scores =
+            scores.ok_or_else(|| invalid("says that it scores on the device, and gave no tensor".to_owned()))?.detach();
         if scores.size() != [batch.len() as i64] {
             let found = if scores.dim() == 1 { scores.size()[0].to_string() } else { format!("{:?}", scores.size()) };
             return Err(invalid(format!("gave {found} scores for {} samples", batch.len())));
         }
-        Ok(scores.to_device(device).to_kind(tch::Kind::Float))
+        Ok(scores.f_to_device(device)?.f_to_kind(tch::Kind::Float)?)
     }
-}
 
-/// Refuses a score that is not finite: names reward, step and sample. `scores` as [`Rewards::score`] gives them. Waits
-/// for the device.
-///
-/// # Errors
-/// The first score that is not finite.
-pub fn check_finite(
-    rewards: &Rewards,
-    scores: &[Tensor],
-    trajectory: &Trajectory,
-    rollout: &Rollout,
-    prompts: &[String],
-) -> Result<()> {
-    let actions: Vec<usize> = trajectory.stochastic().collect();
-    for (reward, scores) in rewards.all.iter().zip(scores) {
-        let values: Vec<f32> = Vec::try_from(scores.reshape(-1))?;
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let sample = at / actions.len();
-            let step = match reward.needs.scope {
-                Scope::EveryStep => actions[at % actions.len()],
-                Scope::Final => trajectory.steps() - 1,
-            };
-            let mut ids = rollout.chunks.iter().flat_map(|chunk| &chunk.prompts);
-            let prompt = ids.nth(sample).and_then(|&id| prompts.get(id)).map_or("", String::as_str);
-            let message = format!("scored sample {sample} (\"{prompt}\") with {}", values[at]);
-            return Err(reward.error(step, advdmd_sdk::Error::invalid(message)));
+    /// The scores of samples `first..`, with gradients to the batch's tensors.
+    ///
+    /// # Errors
+    /// The reward's; a reward without gradients; a wrong shape.
+    pub fn differentiable_scores(&mut self, batch: &RewardBatch<'_>) -> advdmd_sdk::Result<Tensor> {
+        let scores = match &mut self.scorer {
+            Scorer::Here(reward) => reward.score_differentiable(batch)?,
+            Scorer::Background(_) => None,
+        };
+        match scores {
+            Some(scores) if scores.size() == [batch.len() as i64] => Ok(scores),
+            Some(scores) => Err(advdmd_sdk::Error::shape("scores", format!("[{}]", batch.len()), &scores.size())),
+            None => Err(advdmd_sdk::Error::unsupported("says that it is differentiable, and gave no tensor")),
         }
     }
-    Ok(())
+
+    /// The error of this reward at a step.
+    pub fn error(&self, step: usize, source: advdmd_sdk::Error) -> Error {
+        Error::Reward { reward: self.name.clone(), provider: self.provider.clone(), step, source }
+    }
 }
 
-/// A failed call of a reward's learner.
-pub fn learner_error(name: &str, source: advdmd_sdk::Error) -> Error {
-    source.context(format!("learner of reward `{name}`")).into()
+/// Refuses scores of a wrong number, and those that are not finite.
+///
+/// # Errors
+/// Which it is.
+pub fn checked(scores: &[f32], first: usize, prompts: &[&str]) -> advdmd_sdk::Result<Vec<f32>> {
+    if scores.len() != prompts.len() {
+        let (found, expected) = (scores.len(), prompts.len());
+        return Err(advdmd_sdk::Error::invalid(format!("gave {found} scores for {expected} samples")));
+    }
+    match scores.iter().position(|score| !score.is_finite()) {
+        Some(at) => Err(not_finite(first + at, prompts[at], scores[at])),
+        None => Ok(scores.to_vec()),
+    }
 }

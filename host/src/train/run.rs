@@ -196,7 +196,10 @@ impl Run {
         let limit = self.trainer.config.schedule.max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
         while self.trainer.state.update < updates && self.trainer.state.seconds < limit && !stop.is_raised() {
             let started = Instant::now();
-            let values = self.trainer.update().map_err(|error| failure::keep(&mut self.trainer, error, &self.out))?;
+            let values = match self.trainer.update() {
+                Ok(values) => values,
+                Err(error) => return Err(self.broken_off(error, &mut writer)),
+            };
             if let Some(plan) = self.plan.take() {
                 let reported = plan.compare(&values, started.elapsed().as_secs_f64()).report(&self.out);
                 self.tolerate(reported)?;
@@ -228,6 +231,22 @@ impl Run {
             self.observe(observer, true)?;
         }
         Ok(Outcome { updates: self.trainer.state.update, finished, seconds: self.trainer.state.seconds })
+    }
+
+    /// Saves what an update left that a plugin broke off, or keeps the batch of one that was not finite. The error, in any
+    /// case.
+    fn broken_off(&mut self, error: Error, writer: &mut Writer) -> Error {
+        if matches!(error, Error::NotFinite { .. }) {
+            return failure::keep(&mut self.trainer, error, &self.out);
+        }
+        if self.trainer.is_whole() {
+            let update = self.trainer.state.update;
+            match self.write(writer).and_then(|()| self.save()) {
+                Ok(()) => tracing::info!("saved at update {update}: `--resume` goes on from there"),
+                Err(failed) => tracing::error!("not saved at update {update}: {}", failed.in_one_line()),
+            }
+        }
+        error
     }
 
     /// Whether an evaluation is due at this update; the observer knows whether it was made.

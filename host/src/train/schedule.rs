@@ -1,4 +1,4 @@
-//! When the policy gradient is on: after a warm-up, and at each step only while the discriminator can be trusted there.
+//! When rewards count: after a warm-up, and those that learn at each step only while they can be trusted there.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ impl Gate {
         *slot = Some(slot.map_or(accuracy, |past| MEMORY * past + (1.0 - MEMORY) * accuracy));
     }
 
-    /// Whether the policy gradient of `step` is on in this update.
+    /// Whether a reward counts at `step` in this update.
     ///
     /// A discriminator near 0.5 rewards noise, one near 1 has won and no longer ranks the student's samples. Rewards
     /// that do not learn (`learns` false) have no accuracy to watch.
@@ -43,12 +43,14 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objective::advantage::Normalize;
 
     fn settings() -> Grpo {
         Grpo {
             weight: 1.0,
             clip_range: [1e-5, 1e-5],
             advantage_clip: 5.0,
+            normalize: Normalize::Group,
             std_floor: 0.0,
             warmup: 10,
             accuracy_gate: [0.6, 0.9],

@@ -11,11 +11,13 @@ use rand::Rng;
 use rand::seq::index;
 use tch::{Kind, Tensor};
 
+use super::advantages::StepAdvantage;
 use super::critic::noised;
 use super::metrics::Meter;
 use super::networks::Networks;
-use super::rewards::{Features, Rewards, Scored, learner_error};
+use super::rewards::{Features, Rewards, Scored};
 use super::rollout::{Chunk, Rollout};
+use super::scoring::learner_error;
 use crate::config::RunConfig;
 use crate::objective::{dmd, grpo};
 use crate::passes::Role;
@@ -37,8 +39,8 @@ pub struct StudentContext<'a> {
     pub random: Random,
     /// Number of this update.
     pub update: u64,
-    /// Advantage `[B]` of each step that has one, times the step's gate; empty while the policy gradient is off.
-    pub advantages: &'a [Option<Tensor>],
+    /// Advantages of each step that has some; empty while the policy gradient is off.
+    pub advantages: &'a [Option<StepAdvantage>],
 }
 
 /// Adds the gradients of all objectives over a rollout to the student's parameters.
@@ -149,7 +151,7 @@ fn policy_loss(
     chunk: &Chunk,
     step: usize,
     v: &Tensor,
-    advantage: &Tensor,
+    advantage: &StepAdvantage,
     shares: &Shares,
     meter: &mut Meter,
 ) -> Result<Tensor> {
@@ -161,7 +163,7 @@ fn policy_loss(
     let log_prob = grpo::log_prob(&chunk.states[step + 1], &mean, transition.c, transition.log_prob)?;
     let old =
         chunk.log_prob[step].as_ref().ok_or_else(|| Error::contract("a deterministic step has no log-probability"))?;
-    let samples = advantage.narrow(0, chunk.first as i64, chunk.len() as i64);
+    let samples = advantage.values.narrow(0, chunk.first as i64, chunk.len() as i64);
     meter.watch("advantage", &samples);
     let settings = &context.config.objective.grpo;
     let policy = grpo::policy_loss(&log_prob, old, &samples, settings.clip_range, settings.advantage_clip)?;
@@ -169,7 +171,8 @@ fn policy_loss(
     meter.add_min("grpo/ratio_min", &policy.ratio.min());
     meter.add_max("grpo/ratio_max", &policy.ratio.max());
     meter.add("grpo/clip_fraction", &policy.clip_fraction, shares.action);
-    Ok(policy.loss.mean(Kind::Float))
+    // The loss of a dead group is 0, and it is no part of the mean.
+    Ok(policy.loss.mean(Kind::Float) / advantage.live.clamp_min(f64::from(f32::EPSILON)))
 }
 
 /// The student's clean latents of one step, noised, and what teacher and fake network say of them.
@@ -271,9 +274,12 @@ impl Matching {
         };
         let mut sum: Option<Tensor> = None;
         for index in 0..rewards.all.len() {
+            if !rewards.all[index].learns {
+                continue;
+            }
             let batch = rewards.batch(&rewards.all[index], &scored)?;
             let reward = &mut rewards.all[index];
-            let Some(learner) = reward.reward.learner() else { continue };
+            let Some(learner) = reward.learner() else { continue };
             let loss = learner.generator_loss(&batch).map_err(|source| learner_error(&reward.name, source))?;
             let loss = loss.mean(Kind::Float);
             sum = Some(match sum {

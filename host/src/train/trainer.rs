@@ -8,6 +8,7 @@ use advdmd_nn::{Weights, load_parameters, memory};
 use advdmd_sdk::BackboneInit;
 use tch::Tensor;
 
+use super::advantages::StepAdvantage;
 use super::checkpoint::{self, Checkpoint, Identity, Parts, State};
 use super::critic::{Critic, CriticContext};
 use super::guard::Guard;
@@ -16,12 +17,12 @@ use super::material::Material;
 use super::metrics::Meter;
 use super::networks::Networks;
 use super::resident::{Ledger, Resident};
-use super::rewards::{Rewards, check_finite};
+use super::rewards::Rewards;
 use super::rollout::{Rollout, rollout};
+use super::scoring::{Pending, Subject, check_finite};
 use super::student::{StudentContext, accumulate};
 use crate::config::{Optimizer, Resolved, RunConfig};
 use crate::data::{Dataset, Scope};
-use crate::objective::advantage;
 use crate::pretrain::adamw;
 use crate::prompts::PromptTable;
 use crate::random::{Random, Stream};
@@ -115,10 +116,10 @@ impl Trainer {
         let mut rewards = Rewards::new(&config, registry, &networks, random)?;
         ledger.book("rewards");
         let learners = rewards.all.iter_mut().map(|reward| {
-            let learner = reward.reward.learner();
-            learner
-                .map(|learner| AdamW::new(&learner.parameters(), adamw(&config.critic.learner_optimizer)))
-                .transpose()
+            if !reward.learns {
+                return Ok(None);
+            }
+            AdamW::new(&reward.parameters(), adamw(&config.critic.learner_optimizer)).map(Some)
         });
         let learners = learners.collect::<Result<_, _>>()?;
         ledger.book("moments of rewards");
@@ -201,10 +202,18 @@ impl Trainer {
         let learned = self.learn(&rollout, &mut clock, &mut meter);
         let learned = match learned {
             // What a plugin says of NaN is a consequence; the guard knows the cause.
-            Err(error) if !self.guard.has_tripped() => return Err(error),
+            Err(error) if !self.guard.has_tripped() => {
+                self.keep_critic(meter)?;
+                return Err(error);
+            }
             learned => learned,
         };
         let mut values = meter.read()?;
+        if let Some(critic) = self.state.unfinished.take() {
+            for (name, value) in critic {
+                values.entry(name).or_insert(value);
+            }
+        }
         values.insert("time/other".to_owned(), clock.seconds());
         self.networks.passes.record_into(&mut values);
         if counted {
@@ -216,7 +225,7 @@ impl Trainer {
                 && rollout.is_finite()
                 && checkpoint::first_not_finite(&self.parameters()).is_none()
             {
-                check_finite(&self.rewards, scores, &self.trajectory, &rollout, self.data.prompts())?;
+                self.check_scores(scores, &rollout)?;
             }
             return Err(self.failure(name, value, before, rollout));
         }
@@ -226,11 +235,37 @@ impl Trainer {
         Ok(values)
     }
 
+    /// After an update that a plugin broke off: if the critic had learned by then, keeps what it measured, so that the update
+    /// goes on from there. The student has not moved.
+    fn keep_critic(&mut self, meter: Meter) -> Result<()> {
+        self.drop_gradients()?;
+        if self.state.unfinished.is_none() && self.state.critic_updates == self.critic_updates_at(1) {
+            let mut values = meter.read()?;
+            values.retain(|name, _| name.starts_with("critic/"));
+            self.state.unfinished = Some(values);
+        }
+        Ok(())
+    }
+
+    /// Critic updates done, once those of `more` further student updates are.
+    fn critic_updates_at(&self, more: u64) -> u64 {
+        self.state.warmed_up + (self.state.update + more) * self.config.critic.updates as u64
+    }
+
+    /// Whether the run can go on from here as if nothing had happened: no phase of an update is half done.
+    pub fn is_whole(&self) -> bool {
+        self.state.critic_updates == self.critic_updates_at(u64::from(self.state.unfinished.is_some()))
+    }
+
     /// Critic, rewards and student on one rollout. Returns the scores.
     fn learn(&mut self, rollout: &Rollout, clock: &mut Clock, meter: &mut Meter) -> Result<Vec<Tensor>> {
-        self.train_critic(rollout, self.config.critic.updates as u64, meter)?;
+        let pending = self.begin_scoring(rollout)?;
+        clock.lap("reward", meter);
+        if self.state.unfinished.is_none() {
+            self.train_critic(rollout, self.config.critic.updates as u64, meter)?;
+        }
         clock.lap("critic", meter);
-        let scores = self.score(rollout)?;
+        let scores = self.finish_scoring(rollout, pending)?;
         let advantages = self.advantages(&scores, meter)?;
         clock.lap("reward", meter);
         self.accumulate_student(rollout, &advantages, meter)?;
@@ -272,53 +307,45 @@ impl Trainer {
         Ok(())
     }
 
-    /// The scores of a rollout, as [`Rewards::score`] gives them; empty where no policy gradient reads them.
-    pub(super) fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
-        if self.config.objective.grpo.weight == 0.0 || self.rewards.all.is_empty() {
-            return Ok(Vec::new());
+    /// Begins to score a rollout; `None` where no policy gradient reads the scores.
+    fn begin_scoring(&mut self, rollout: &Rollout) -> Result<Option<Pending>> {
+        if !self.scores_are_read() {
+            return Ok(None);
         }
-        self.rewards.score(&self.networks, &self.trajectory, rollout, self.data.prompts())
+        let Self { networks, trajectory, .. } = self;
+        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts() };
+        self.rewards.begin(&subject).map(Some)
     }
 
-    /// Advantage `[B]` of each step of the trajectory whose policy gradient is on.
-    fn advantages(&mut self, scores: &[Tensor], meter: &mut Meter) -> Result<Vec<Option<Tensor>>> {
-        let settings = &self.config.objective.grpo;
-        if scores.is_empty() {
-            return Ok(Vec::new());
-        }
-        let actions: Vec<usize> = self.trajectory.stochastic().collect();
-        for (reward, scores) in self.rewards.all.iter().zip(scores) {
-            for (column, step) in actions.iter().enumerate() {
-                let scores = scores.select(1, column as i64);
-                meter.add(&format!("reward/{}/step{step}/mean", reward.name), &scores.mean(tch::Kind::Float), 1.0);
-                meter.add(&format!("reward/{}/step{step}/std", reward.name), &scores.std(false), 1.0);
-            }
-        }
-        let batch = &self.config.batch;
-        let shape = [batch.groups as i64, batch.group_size as i64, actions.len() as i64];
-        let weighted: Vec<(Tensor, f64)> =
-            scores.iter().zip(&self.rewards.all).map(|(scores, reward)| (scores.view(shape), reward.weight)).collect();
-        let advantages = advantage::combine(&weighted, settings.std_floor)?;
-        meter.add("advantage/std", &advantages.values.std(false), 1.0);
-        meter.add("advantage/dead_groups", &advantages.dead_share, 1.0);
-        let flat = advantages.values.view([-1, actions.len() as i64]);
-        let learns = self.rewards.learns();
-        let mut by_step: Vec<Option<Tensor>> = (0..self.trajectory.steps()).map(|_| None).collect();
-        for (column, &step) in actions.iter().enumerate() {
-            let open = self.state.gate.is_open(settings, self.state.update, step, learns);
-            meter.set(&format!("grpo/gate/step{step}"), f64::from(u8::from(open)));
-            if open {
-                by_step[step] = Some(flat.select(1, column as i64));
-            }
-        }
-        Ok(by_step)
+    /// The scores of a rollout, as [`Rewards::finish`] gives them; none where nothing was begun.
+    fn finish_scoring(&mut self, rollout: &Rollout, pending: Option<Pending>) -> Result<Vec<Tensor>> {
+        let Some(pending) = pending else { return Ok(Vec::new()) };
+        let Self { networks, trajectory, .. } = self;
+        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts() };
+        self.rewards.finish(&subject, pending)
+    }
+
+    /// The scores of a rollout, all at once.
+    pub(super) fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
+        let pending = self.begin_scoring(rollout)?;
+        self.finish_scoring(rollout, pending)
+    }
+
+    /// Refuses scores that are not finite, once they are known to matter.
+    pub(super) fn check_scores(&self, scores: &[Tensor], rollout: &Rollout) -> Result<()> {
+        let Self { networks, trajectory, .. } = self;
+        check_finite(&self.rewards, scores, &Subject { networks, trajectory, rollout, prompts: self.data.prompts() })
+    }
+
+    fn scores_are_read(&self) -> bool {
+        self.config.objective.grpo.weight > 0.0 && !self.rewards.all.is_empty()
     }
 
     /// Adds the gradients of all objectives to the student's parameters.
     pub(super) fn accumulate_student(
         &mut self,
         rollout: &Rollout,
-        advantages: &[Option<Tensor>],
+        advantages: &[Option<StepAdvantage>],
         meter: &mut Meter,
     ) -> Result<()> {
         let context = StudentContext {
@@ -380,9 +407,8 @@ impl Trainer {
         meter.watch_parameters("student", &self.networks.student.parameters());
         meter.watch_parameters("fake network's", &self.networks.fake.parameters());
         for reward in &mut self.rewards.all {
-            if let Some(learner) = reward.reward.learner() {
-                meter.watch_parameters(&reward.name, &learner.parameters());
-            }
+            let parameters = reward.parameters();
+            meter.watch_parameters(&reward.name, &parameters);
         }
         rollout.watch(&mut meter);
         let gone = self.accumulate_all(rollout, &mut meter);
@@ -403,9 +429,8 @@ impl Trainer {
             self.accumulate_critic(rollout, number, meter)?;
             meter.watch_parameters("fake network's", &self.networks.fake.parameters());
             for reward in &mut self.rewards.all {
-                if let Some(learner) = reward.reward.learner() {
-                    meter.watch_parameters(&reward.name, &learner.parameters());
-                }
+                let parameters = reward.parameters();
+                meter.watch_parameters(&reward.name, &parameters);
             }
         }
         self.networks.train_fake(false);
@@ -458,8 +483,8 @@ impl Trainer {
         ]
         .into();
         for reward in &mut self.rewards.all {
-            if let Some(learner) = reward.reward.learner() {
-                parts.insert(format!("reward.{}", reward.name), checkpoint::part(&learner.parameters()));
+            if reward.learns {
+                parts.insert(format!("reward.{}", reward.name), checkpoint::part(&reward.parameters()));
             }
         }
         parts
@@ -488,8 +513,8 @@ impl Trainer {
         load_parameters(&self.networks.student.parameters(), &read("student")?)?;
         load_parameters(&self.networks.fake.parameters(), &read("fake")?)?;
         for reward in &mut self.rewards.all {
-            if let Some(learner) = reward.reward.learner() {
-                load_parameters(&learner.parameters(), &read(&format!("reward.{}", reward.name))?)?;
+            if reward.learns {
+                load_parameters(&reward.parameters(), &read(&format!("reward.{}", reward.name))?)?;
             }
         }
         Ok(())

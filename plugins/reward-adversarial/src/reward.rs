@@ -26,7 +26,9 @@ impl AdversarialReward {
     /// Taps that the backbone does not have, a width below 1, a negative weight.
     pub fn new(config: &Adversarial, init: &RewardInit) -> Result<Self> {
         let Some(backbone) = &init.backbone else {
-            return Err(Error::unsupported("reads features of the backbone that is trained: it scores nothing but a run"));
+            return Err(Error::unsupported(
+                "reads features of the backbone that is trained: it scores nothing but a run",
+            ));
         };
         let taps = config.taps(backbone.depth)?;
         let (channels, [h, w]) = (backbone.feature_channels, backbone.feature_grid);

@@ -1,0 +1,83 @@
+//! From scores to what the policy gradient reads, and what is said of it.
+
+use tch::{Kind, Tensor};
+
+use super::metrics::Meter;
+use super::trainer::Trainer;
+use crate::Result;
+use crate::objective::advantage::{self, Advantages, Judged};
+
+/// The advantages of one step.
+#[derive(Debug)]
+pub struct StepAdvantage {
+    /// `[B]`; 0 in dead groups.
+    pub values: Tensor,
+    /// Share of the samples whose group is alive, a scalar: the mean is over those.
+    pub live: Tensor,
+}
+
+impl Trainer {
+    /// Advantages of each step of the trajectory at which some reward counts. `scores` are those of
+    /// [`Rewards::finish`](super::Rewards::finish).
+    pub(super) fn advantages(&self, scores: &[Tensor], meter: &mut Meter) -> Result<Vec<Option<StepAdvantage>>> {
+        let settings = &self.config.objective.grpo;
+        if scores.is_empty() {
+            return Ok(Vec::new());
+        }
+        let actions: Vec<usize> = self.trajectory.stochastic().collect();
+        self.record_scores(scores, &actions, meter);
+        let batch = &self.config.batch;
+        let shape = [batch.groups as i64, batch.group_size as i64, actions.len() as i64];
+        let is_open = |step, learns| self.state.gate.is_open(settings, self.state.update, step, learns);
+        let rewards = &self.rewards;
+        let judged = rewards.all.iter().zip(&rewards.shares).zip(scores).map(|((reward, share), scores)| {
+            Ok(Judged {
+                scores: scores.f_view(shape)?,
+                weight: share.weight,
+                on: actions.iter().map(|&step| is_open(step, reward.learns)).collect(),
+                discount: share.discount,
+                std_floor: share.std_floor,
+            })
+        });
+        let judged = judged.collect::<Result<Vec<_>>>()?;
+        let advantages = advantage::combine(&judged, settings.normalize)?;
+        self.record_advantages(&advantages, meter);
+        let flat = advantages.values.f_view([-1, actions.len() as i64])?;
+        let mut by_step: Vec<Option<StepAdvantage>> = (0..self.trajectory.steps()).map(|_| None).collect();
+        for (column, &step) in actions.iter().enumerate() {
+            meter.set(&format!("grpo/gate/step{step}"), f64::from(u8::from(is_open(step, rewards.learns()))));
+            if judged.iter().any(|reward| reward.on[column] && reward.weight != 0.0) {
+                let values = flat.f_select(1, column as i64)?;
+                by_step[step] = Some(StepAdvantage { values, live: advantages.live.f_select(0, column as i64)? });
+            }
+        }
+        Ok(by_step)
+    }
+
+    fn record_scores(&self, scores: &[Tensor], actions: &[usize], meter: &mut Meter) {
+        for (reward, scores) in self.rewards.all.iter().zip(scores) {
+            for (column, step) in actions.iter().enumerate() {
+                let scores = scores.select(1, column as i64);
+                meter.add(&format!("reward/{}/step{step}/mean", reward.name), &scores.mean(Kind::Float), 1.0);
+                meter.add(&format!("reward/{}/step{step}/std", reward.name), &scores.std(false), 1.0);
+            }
+        }
+    }
+
+    fn record_advantages(&self, advantages: &Advantages, meter: &mut Meter) {
+        meter.add("advantage/std", &advantages.values.std(false), 1.0);
+        meter.add("advantage/dead_groups", &(1.0 - advantages.live.mean(Kind::Float)), 1.0);
+        let names: Vec<&str> = self.rewards.all.iter().map(|reward| reward.name.as_str()).collect();
+        for (index, name) in names.iter().enumerate() {
+            meter.add(&format!("reward/{name}/dead_groups"), &advantages.dead.get(index as i64), 1.0);
+            // One reward has all of it.
+            if names.len() > 1 {
+                meter.add(&format!("reward/{name}/advantage_share"), &advantages.share.get(index as i64), 1.0);
+            }
+            for (other, second) in names.iter().enumerate().skip(index + 1) {
+                let correlation = advantages.correlation.get(index as i64).get(other as i64);
+                meter.add(&format!("correlation/{name}/{second}"), &correlation, 1.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Rewards that wait for something elsewhere: each scores on a thread of its own while the run goes on.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use advdmd_sdk::{Reward, RewardBatch, TensorView};
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// What to score, on the CPU.
+#[derive(Debug)]
+pub struct Job {
+    /// Prompt of each sample.
+    pub prompts: Vec<String>,
+    /// Noise levels `[b]`.
+    pub sigma: Tensor,
+    /// Images `[b, 3, H, W]`, if the reward reads them.
+    pub images: Option<Tensor>,
+    /// Latents `[b, C, h, w]`, if the reward reads them.
+    pub latents: Option<Tensor>,
+}
+
+/// Scores to come.
+pub type Awaited = Receiver<advdmd_sdk::Result<Vec<f32>>>;
+
+/// A reward on its thread, which ends when this is dropped and the last score is made.
+#[derive(Debug)]
+pub struct Background {
+    jobs: Sender<(Job, Sender<advdmd_sdk::Result<Vec<f32>>>)>,
+}
+
+impl Background {
+    /// Moves a reward to a thread of its own.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn new(name: &str, mut reward: Box<dyn Reward>) -> Result<Self> {
+        let (jobs, received) = channel::<(Job, Sender<advdmd_sdk::Result<Vec<f32>>>)>();
+        let work = move || {
+            let _no_grad = tch::no_grad_guard();
+            for (job, reply) in received {
+                let scores = job.batch().and_then(|batch| reward.score(&batch));
+                // Nobody waits for it any more where the update has failed.
+                let _ = reply.send(scores);
+            }
+        };
+        let thread = thread::Builder::new().name(format!("reward {name}")).spawn(work);
+        thread.map_err(|error| Error::failed(format!("reward `{name}`: no thread can be started: {error}")))?;
+        Ok(Self { jobs })
+    }
+
+    /// Puts a batch at the end of the queue.
+    pub fn score(&self, job: Job) -> Awaited {
+        let (reply, awaited) = channel();
+        // Fails where the reward has panicked: the reply is dropped, and whoever awaits it finds out.
+        let _ = self.jobs.send((job, reply));
+        awaited
+    }
+}
+
+impl Job {
+    fn batch(&self) -> advdmd_sdk::Result<RewardBatch<'_>> {
+        let view = |tensor: &Option<Tensor>| tensor.as_ref().map(TensorView::from_torch).transpose();
+        Ok(RewardBatch {
+            prompts: self.prompts.iter().map(String::as_str).collect(),
+            sigma: Some(TensorView::from_torch(&self.sigma)?),
+            images: view(&self.images)?,
+            latents: view(&self.latents)?,
+            features: Vec::new(),
+        })
+    }
+}
+
+/// Waits for scores.
+///
+/// # Errors
+/// The reward's; a reward that is gone.
+pub fn wait(awaited: &Awaited) -> advdmd_sdk::Result<Vec<f32>> {
+    let gone = |_| Err(advdmd_sdk::Error::failed("ended in the middle of a batch"));
+    awaited.recv().unwrap_or_else(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use advdmd_sdk::Needs;
+
+    use super::*;
+
+    struct Slow;
+
+    impl Reward for Slow {
+        fn needs(&self) -> Needs {
+            Needs { background: true, ..Needs::default() }
+        }
+
+        fn score(&mut self, batch: &RewardBatch<'_>) -> advdmd_sdk::Result<Vec<f32>> {
+            assert!(!batch.prompts.contains(&"panic"), "as asked");
+            thread::sleep(Duration::from_millis(100));
+            Ok(batch.prompts.iter().map(|prompt| prompt.len() as f32).collect())
+        }
+    }
+
+    fn job(prompts: &[&str]) -> Job {
+        let prompts: Vec<String> = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
+        Job { prompts, sigma: Tensor::from_slice(&[0.0f32]), images: None, latents: None }
+    }
+
+    #[test]
+    fn scores_come_in_order_while_others_work() {
+        let reward = Background::new("slow", Box::new(Slow)).unwrap();
+        let begun = Instant::now();
+        let awaited = [reward.score(job(&["a", "bb"])), reward.score(job(&["ccc"]))];
+        assert!(begun.elapsed() < Duration::from_millis(100), "nobody waits yet");
+        assert_eq!(awaited.map(|scores| wait(&scores).unwrap()), [vec![1.0, 2.0], vec![3.0]]);
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_reward_that_is_gone_is_an_error() {
+        let reward = Background::new("slow", Box::new(Slow)).unwrap();
+        let awaited = [reward.score(job(&["panic"])), reward.score(job(&["a"]))];
+        for scores in awaited {
+            assert_eq!(wait(&scores).unwrap_err().to_string(), "ended in the middle of a batch");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Scores of a rollout.
+//!
+//! A reward of the final state that neither learns nor reads features does not depend on the critic: it is scored right
+//! after the rollout, those of the background meanwhile. The others follow with the fresh critic.
+
+use advdmd_sdk::{Needs, Scope};
+use tch::Tensor;
+
+use super::background::{self, Awaited};
+use super::networks::Networks;
+use super::rewards::{ActiveReward, Features, Rewards, Scored, checked};
+use super::rollout::{Chunk, Rollout};
+use crate::sampling::{Trajectory, sigma_column};
+use crate::{Error, Result};
+
+/// What rewards score.
+pub struct Subject<'a> {
+    /// The networks.
+    pub networks: &'a Networks,
+    /// The student's trajectory.
+    pub trajectory: &'a Trajectory,
+    /// The samples.
+    pub rollout: &'a Rollout,
+    /// All prompts.
+    pub prompts: &'a [String],
+}
+
+/// Scores of which some are still to come: for each reward and chunk one.
+pub struct Pending(Vec<Vec<Early>>);
+
+enum Early {
+    /// `[b]`.
+    Scored(Tensor),
+    Awaited(Awaited),
+}
+
+/// Which of the rewards that share a state are scored together.
+#[derive(Clone, Copy, PartialEq)]
+enum Turn {
+    /// Of the final state, before the critic.
+    Early,
+    /// Of every state, after it.
+    EveryStep,
+    /// Of the final state, after it.
+    Final,
+}
+
+impl ActiveReward {
+    fn turn(&self) -> Turn {
+        match self.needs.scope {
+            Scope::EveryStep => Turn::EveryStep,
+            Scope::Final if self.learns || self.needs.features.is_some() => Turn::Final,
+            Scope::Final => Turn::Early,
+        }
+    }
+}
+
+impl Rewards {
+    /// Scores what does not depend on the critic, or begins to.
+    ///
+    /// # Errors
+    /// A reward that fails: names reward and step.
+    pub fn begin(&mut self, subject: &Subject<'_>) -> Result<Pending> {
+        let _no_grad = tch::no_grad_guard();
+        let mut pending = Pending(self.all.iter().map(|_| Vec::new()).collect());
+        let state = subject.trajectory.steps();
+        for chunk in &subject.rollout.chunks {
+            self.score_state(subject, chunk, state, Turn::Early, &mut |index, early| pending.0[index].push(early))?;
+        }
+        Ok(pending)
+    }
+
+    /// Scores the rest and waits for what was begun: for each reward `[B, S]`, S the stochastic steps of the trajectory.
+    ///
+    /// The score of step k reads `x_{k+1}`, the result of its action (`x_k` would not depend on it). A reward of the
+    /// final image scores every step alike.
+    ///
+    /// # Errors
+    /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether scores that stayed on the device
+    /// are finite is not read here.
+    pub fn finish(&mut self, subject: &Subject<'_>, pending: Pending) -> Result<Vec<Tensor>> {
+        let _no_grad = tch::no_grad_guard();
+        let actions: Vec<usize> = subject.trajectory.stochastic().collect();
+        let last = subject.trajectory.steps();
+        let mut scores: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
+        for chunk in &subject.rollout.chunks {
+            let mut columns: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
+            let mut add = |index: usize, early| {
+                if let Early::Scored(column) = early {
+                    columns[index].push(column);
+                }
+            };
+            for &step in &actions {
+                self.score_state(subject, chunk, step + 1, Turn::EveryStep, &mut add)?;
+            }
+            self.score_state(subject, chunk, last, Turn::Final, &mut add)?;
+            for (all, column) in scores.iter_mut().zip(columns) {
+                if !column.is_empty() {
+                    all.push(if column.len() == actions.len() {
+                        Tensor::f_stack(&column, 1)?
+                    } else {
+                        spread(&column[0], &actions)?
+                    });
+                }
+            }
+        }
+        for ((reward, all), early) in self.all.iter().zip(&mut scores).zip(pending.0) {
+            for (early, chunk) in early.into_iter().zip(&subject.rollout.chunks) {
+                let column = match early {
+                    Early::Scored(column) => column,
+                    Early::Awaited(awaited) => {
+                        let prompts = subject.of(chunk);
+                        let scores =
+                            background::wait(&awaited).and_then(|scores| checked(&scores, chunk.first, &prompts));
+                        let scores = scores.map_err(|source| reward.error(last - 1, source))?;
+                        Tensor::from_slice(&scores).f_to_device(subject.networks.device)?
+                    }
+                };
+                all.push(spread(&column, &actions)?);
+            }
+        }
+        scores.iter().map(|chunks| Ok(Tensor::f_cat(chunks, 0)?)).collect()
+    }
+
+    fn score_state(
+        &mut self,
+        subject: &Subject<'_>,
+        chunk: &Chunk,
+        state: usize,
+        turn: Turn,
+        add: &mut dyn FnMut(usize, Early),
+    ) -> Result<()> {
+        let here = |reward: &ActiveReward| reward.turn() == turn;
+        if !self.all.iter().any(here) {
+            return Ok(());
+        }
+        let networks = subject.networks;
+        let x = &chunk.states[state];
+        let sigma = sigma_column(subject.trajectory.sigmas[state], x);
+        let wants = |need: fn(&Needs) -> bool| self.all.iter().any(|reward| here(reward) && need(&reward.needs));
+        let features = if wants(|needs| needs.features.is_some()) {
+            self.features(networks, x, &sigma, chunk)?
+        } else {
+            Features::default()
+        };
+        let images = if wants(|needs| needs.images) { Some(networks.backbone.decode_latents(x)?) } else { None };
+        let prompts = subject.of(chunk);
+        let scored = Scored { prompts, sigma: &sigma, latents: x, images: images.as_ref(), features: &features };
+        for index in 0..self.all.len() {
+            if !here(&self.all[index]) {
+                continue;
+            }
+            if let Some(awaited) = self.all[index].submit(&scored)? {
+                add(index, Early::Awaited(awaited));
+                continue;
+            }
+            let batch = self.batch(&self.all[index], &scored)?;
+            let reward = &mut self.all[index];
+            let scores = reward.scores(&batch, chunk.first, networks.device);
+            add(index, Early::Scored(scores.map_err(|source| reward.error(state - 1, source))?));
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Subject<'a> {
+    /// The prompts of a chunk.
+    fn of(&self, chunk: &Chunk) -> Vec<&'a str> {
+        chunk.prompts.iter().map(|&id| self.prompts[id].as_str()).collect()
+    }
+}
+
+/// A column `[b]` as `[b, S]`.
+fn spread(column: &Tensor, actions: &[usize]) -> Result<Tensor> {
+    Ok(column.f_unsqueeze(1)?.f_expand([-1, actions.len() as i64], false)?)
+}
+
+/// Refuses a score that is not finite: names reward, step and sample. `scores` as [`Rewards::finish`] gives them. Waits
+/// for the device.
+///
+/// # Errors
+/// The first score that is not finite.
+pub fn check_finite(rewards: &Rewards, scores: &[Tensor], subject: &Subject<'_>) -> Result<()> {
+    let actions: Vec<usize> = subject.trajectory.stochastic().collect();
+    for (reward, scores) in rewards.all.iter().zip(scores) {
+        let values: Vec<f32> = Vec::try_from(scores.f_reshape([-1])?)?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let sample = at / actions.len();
+            let step = match reward.needs.scope {
+                Scope::EveryStep => actions[at % actions.len()],
+                Scope::Final => subject.trajectory.steps() - 1,
+            };
+            let mut ids = subject.rollout.chunks.iter().flat_map(|chunk| &chunk.prompts);
+            let prompt = ids.nth(sample).and_then(|&id| subject.prompts.get(id)).map_or("", String::as_str);
+            return Err(reward.error(step, not_finite(sample, prompt, values[at])));
+        }
+    }
+    Ok(())
+}
+
+/// A score that is no number.
+pub fn not_finite(sample: usize, prompt: &str, score: f32) -> advdmd_sdk::Error {
+    advdmd_sdk::Error::invalid(format!("scored sample {sample} (\"{prompt}\") with {score}"))
+}
+
+/// A failed call of a reward's learner.
+pub fn learner_error(name: &str, source: advdmd_sdk::Error) -> Error {
+    source.context(format!("learner of reward `{name}`")).into()
+}
