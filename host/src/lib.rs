@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod export;
 pub mod files;
+pub mod hacking;
 pub mod hub;
 pub mod interrupt;
 pub mod jsonl;

@@ -2,7 +2,8 @@
 //!
 //! Names are paths, and the report finds its curves by them: `dmd/loss`, `gan/loss`, `grpo/loss`, each with
 //! `/grad_norm` beside it; `grpo/ratio_mean|ratio_min|ratio_max`, `grpo/clip_fraction`, `grpo/gate/step0..`;
-//! `advantage/std`, `advantage/dead_groups`; `reward/<name>/step0/mean|std`; `critic/denoise_loss`,
+//! `advantage/std`, `advantage/dead_groups`; `reward/<name>/step0/mean|std`, `reward/<name>/dead_groups|advantage_share`,
+//! `correlation/<name>/<name>`; `reward_backprop/loss`, `reward_backprop/<name>/mean`; `rollout/diversity`; `critic/denoise_loss`,
 //! `critic/<name>/loss`, `critic/<name>/accuracy/step0..`; `student/grad_norm`, `student/lr`;
 //! `time/rollout|critic|reward|student|optimizer|other` in seconds of the host (on CUDA, work that was only launched is waited for in
 //! `other`); `memory/peak`, the most bytes of tensors on the device in the
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::jsonl::{Dated, Log};
+
+/// Standard deviation of the final latents over the samples of a prompt, mean over latents and prompts.
+pub const DIVERSITY: &str = "rollout/diversity";
 
 /// What was measured in one student update.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ pub(super) struct Spec {
     pub section: &'static str,
     /// May hold `{name}`.
     pub title: &'static str,
-    /// (pattern of metric names, name of the curve). In a pattern, `{name}` stands for one part of the path and
-    /// `step{k}` for a step's number; a curve named `{k}` is called "step k".
+    /// (pattern of metric names, name of the curve). In a pattern, `{name}` stands for one part of the path,
+    /// `step{k}` for a step's number, and `{curve}` for a part that names the curve; a curve named `{k}` is called "step k".
     pub curves: &'static [(&'static str, &'static str)],
     pub scale: Scale,
     /// Values that the axis must have room for.
@@ -116,6 +116,47 @@ pub(super) const CATALOGUE: &[Spec] = &[
         )
     },
     Spec {
+        include: &[0.0, 0.1],
+        ..linear(
+            REWARDS,
+            "Dead groups by reward",
+            &[("reward/{curve}/dead_groups", "")],
+            "Share of prompt groups whose samples a reward gives one and the same score, over all steps. At 1 it teaches nothing.",
+        )
+    },
+    Spec {
+        include: &[0.0, 1.0],
+        ..linear(
+            REWARDS,
+            "Share of the advantage",
+            &[("reward/{curve}/advantage_share", "")],
+            "What each reward gives to the variance of the weighted sum; together 1. Below 0 a reward is outvoted by the others.",
+        )
+    },
+    Spec {
+        include: &[-1.0, 0.0, 1.0],
+        ..linear(
+            REWARDS,
+            "Correlation of rewards",
+            &[("correlation/{curve}/{curve}", "")],
+            "Correlation of two rewards' normalised scores over the samples of an update: 1 says the same twice, below 0 they \
+             pull against each other.",
+        )
+    },
+    linear(
+        REWARDS,
+        "Reward back-propagation",
+        &[("reward_backprop/loss", "loss"), ("reward_backprop/{curve}/mean", "")],
+        "Rewards as losses: the mean distance of their weighted sum below the ceiling, and their scores of the student's last \
+         step.",
+    ),
+    linear(
+        REWARDS,
+        "Diversity",
+        &[("rollout/diversity", "spread")],
+        "Standard deviation of the final latents over the samples of a prompt. It falls as the samples grow alike.",
+    ),
+    Spec {
         offset: 1.0,
         ..linear(
             REWARDS,
@@ -139,7 +180,12 @@ pub(super) const CATALOGUE: &[Spec] = &[
         ..linear(
             GRADIENTS,
             "Gradient norms by objective",
-            &[("dmd/grad_norm", "DMD"), ("gan/grad_norm", "GAN"), ("grpo/grad_norm", "GRPO")],
+            &[
+                ("dmd/grad_norm", "DMD"),
+                ("gan/grad_norm", "GAN"),
+                ("grpo/grad_norm", "GRPO"),
+                ("reward_backprop/grad_norm", "rewards"),
+            ],
             "L2 norm of each objective's own gradient with its weight, before clipping, on a logarithmic axis: which \
              objective leads.",
         )
@@ -205,6 +251,8 @@ pub(super) const CATALOGUE: &[Spec] = &[
 pub(super) struct Match {
     pub name: Option<String>,
     pub step: Option<usize>,
+    /// All parts that `{curve}` stands for.
+    pub curve: Option<String>,
 }
 
 /// Holds a metric's name against a pattern of [`Spec::curves`].
@@ -215,6 +263,9 @@ pub(super) fn matches(pattern: &str, metric: &str) -> Option<Match> {
         match (wanted.next(), parts.next()) {
             (None, None) => return Some(found),
             (Some("{name}"), Some(part)) => found.name = Some(part.to_owned()),
+            (Some("{curve}"), Some(part)) => {
+                found.curve = Some(found.curve.map_or_else(|| part.to_owned(), |curve| format!("{curve} × {part}")));
+            }
             (Some("step{k}"), Some(part)) => found.step = Some(part.strip_prefix("step")?.parse().ok()?),
             (Some(wanted), Some(part)) if wanted == part => {}
             _ => return None,
@@ -229,7 +280,9 @@ mod tests {
     #[test]
     fn patterns_read_names_and_steps() {
         let found = matches("critic/{name}/accuracy/step{k}", "critic/heads/accuracy/step12").unwrap();
-        assert_eq!(found, Match { name: Some("heads".into()), step: Some(12) });
+        assert_eq!(found, Match { name: Some("heads".into()), step: Some(12), curve: None });
+        let found = matches("correlation/{curve}/{curve}", "correlation/hps/clipscore").unwrap();
+        assert_eq!(found.curve.as_deref(), Some("hps × clipscore"));
         assert_eq!(matches("dmd/loss", "dmd/loss"), Some(Match::default()));
         for other in ["dmd/loss/x", "dmd", "critic/heads/accuracy/stepx", "critic/heads/loss"] {
             assert_eq!(matches("critic/{name}/accuracy/step{k}", other), None, "{other}");
@@ -238,8 +291,14 @@ mod tests {
 
     #[test]
     fn no_metric_falls_into_two_charts() {
-        let names =
-            ["critic/denoise_loss", "critic/heads/loss", "reward/a/step0/mean", "grad_norm", "student/grad_norm"];
+        let names = [
+            "critic/denoise_loss",
+            "critic/heads/loss",
+            "reward/a/step0/mean",
+            "reward/a/dead_groups",
+            "grad_norm",
+            "student/grad_norm",
+        ];
         for name in names {
             let charts =
                 CATALOGUE.iter().flat_map(|spec| spec.curves).filter(|(pattern, _)| matches(pattern, name).is_some());

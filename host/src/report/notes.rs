@@ -7,12 +7,14 @@ use super::svg::grouped;
 use super::verdict::newest_students;
 use crate::data::Summary;
 use crate::eval::{Entry, Subject};
+use crate::hacking::alarms;
 use crate::metrics::Record;
 
 /// Remarks in words, the gravest first; empty for a run without trouble.
 pub(super) fn notes(run: &Run) -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(not_finite(&run.records));
+    notes.extend(hacking(run));
     notes.extend(past_its_best(run));
     notes.extend(policy_gradient(run));
     notes.extend(dead_groups(&run.records));
@@ -33,6 +35,17 @@ fn not_finite(records: &[Record]) -> Option<String> {
         .map(|(name, (first, count))| format!("{name} ({count} times, first at update {first})"))
         .collect();
     (!list.is_empty()).then(|| format!("Not finite: {}. The curves mark these places in red.", list.join(", ")))
+}
+
+/// What the watch is alarmed about at the end.
+fn hacking(run: &Run) -> Vec<String> {
+    let patience = run.number(&["watch", "patience"]).unwrap_or(1.0);
+    alarms(&run.looks, patience as usize).iter().map(|alarm| capitalised(&alarm.to_string()) + ".").collect()
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// The student was clearly better before; a reward that rose meanwhile was perhaps hacked.

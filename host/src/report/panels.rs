@@ -8,6 +8,7 @@ use super::svg::{Band, Chart, Colours, Domain, Reference, Scale, Series, Strip, 
 use super::verdict::{best, newest_students};
 use crate::digits::Task;
 use crate::eval::{Entry, Subject};
+use crate::hacking::{Look, Statistics};
 
 /// A chart as the page shows it.
 #[derive(Debug)]
@@ -65,6 +66,9 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
     for panel in scores(&run.entries, domain) {
         add("Scores over time", panel);
     }
+    for panel in watched(&run.looks, domain) {
+        add("Reward watch", panel);
+    }
     for spec in CATALOGUE {
         for (name, series) in charts(spec, &metrics) {
             add(spec.section, panel(spec, &name, series, &metrics, run, domain));
@@ -88,7 +92,8 @@ fn charts(spec: &Spec, metrics: &BTreeMap<&str, Vec<(f64, f64)>>) -> BTreeMap<St
     for (order, (pattern, curve)) in spec.curves.iter().enumerate() {
         for (metric, points) in metrics {
             let Some(found) = matches(pattern, metric) else { continue };
-            let name = found.step.map_or_else(|| (*curve).to_owned(), |step| format!("step {step}"));
+            let step = found.step.map(|step| format!("step {step}"));
+            let name = step.or(found.curve).unwrap_or_else(|| (*curve).to_owned());
             let points = points.iter().map(|(x, y)| (*x, y - spec.offset)).collect();
             let series = Series::new(name, points);
             charts.entry(found.name.unwrap_or_default()).or_default().push((
@@ -184,6 +189,75 @@ fn scores(entries: &[Entry], domain: Domain) -> Vec<Panel> {
             &frechet,
         ),
     ]
+}
+
+/// What the watch for reward hacking saw.
+fn watched(looks: &[Look], domain: Domain) -> Vec<Panel> {
+    let Some(first) = looks.first() else { return Vec::new() };
+    let panel = |title: &str, definition: &str, chart: &Chart| {
+        Panel::new(title.to_owned(), definition.to_owned(), chart, domain)
+    };
+    type Scores = BTreeMap<String, Vec<f32>>;
+    let curves = |label: &'static str, of: fn(&Look) -> &Scores| {
+        let names = of(first).keys();
+        names.map(move |name| {
+            let spread = mean_and_error(&of(first)[name]).map_or(1.0, |(_, error)| {
+                // A reward that told nothing apart at first has no unit but its own.
+                let std = error * (of(first)[name].len() as f64).sqrt();
+                if std > 0.0 { std } else { 1.0 }
+            });
+            let start = mean_and_error(&of(first)[name]).map_or(f64::NAN, |(mean, _)| mean);
+            let numbers = |look: &Look| of(look).get(name).and_then(|scores| mean_and_error(scores));
+            let points = looks.iter().map(|look| {
+                let mean = numbers(look).map_or(f64::NAN, |(mean, _)| mean);
+                (look.update as f64, (mean - start) / spread)
+            });
+            let errors = looks.iter().map(|look| numbers(look).map_or(f64::NAN, |(_, error)| error / spread));
+            Series { errors: Some(errors.collect()), ..Series::new(format!("{name}{label}"), points.collect()) }
+        })
+    };
+    let rewards: Vec<Series> =
+        curves("", |look| &look.trained).chain(curves(", held out", |look| &look.held_out)).collect();
+    let statistic = |of: fn(&Statistics) -> f64| {
+        let points = looks.iter().map(|look| (look.update as f64, of(&look.images))).collect();
+        let teacher = looks.iter().find_map(|look| look.teacher.as_ref());
+        let references = teacher.map(|images| Reference { value: of(images), label: "teacher".to_owned() });
+        let chart = Chart::new(vec![Series::new("student", points)]);
+        Chart { references: references.into_iter().collect(), include: vec![0.0], ..chart }
+    };
+    let mut panels = Vec::new();
+    if !rewards.is_empty() {
+        panels.push(panel(
+            "Rewards of the student's images",
+            "Change of the mean score since the first evaluation, in standard deviations between images then; with standard \
+             errors. Held-out rewards are never trained on: where they fall while the others rise, the others are being \
+             gamed.",
+            &Chart::new(rewards),
+        ));
+    }
+    panels.push(panel(
+        "Saturation",
+        "Mean saturation of the colours of the student's images. Dashed: the teacher's.",
+        &statistic(|images| images.saturation),
+    ));
+    panels.push(panel(
+        "Power at the patch frequency",
+        "Share of the brightness' variance that repeats from patch to patch: a grid or texture over the whole image. Dashed: \
+         the teacher's images.",
+        &statistic(|images| images.patch_power),
+    ));
+    panels
+}
+
+/// Mean of scores and its standard error.
+fn mean_and_error(scores: &[f32]) -> Option<(f64, f64)> {
+    if scores.is_empty() {
+        return None;
+    }
+    let count = scores.len() as f64;
+    let mean = scores.iter().map(|&score| f64::from(score)).sum::<f64>() / count;
+    let squares = scores.iter().map(|&score| (f64::from(score) - mean).powi(2)).sum::<f64>();
+    Some((mean, (squares / count).sqrt() / count.sqrt()))
 }
 
 /// The teacher's best evaluation at each number of steps.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::samples::{self, Sheet};
 use crate::data::Summary;
 use crate::eval::Entry;
+use crate::hacking::{FILE as WATCH, Look};
 use crate::metrics::Record;
 use crate::train::run::SUMMARY;
 use crate::{Error, Result, files, jsonl, metrics};
@@ -18,6 +19,8 @@ pub(super) struct Run {
     pub entries: Vec<Entry>,
     /// By update, rising.
     pub sheets: Vec<Sheet>,
+    /// What the watch for reward hacking saw.
+    pub looks: Vec<Look>,
     /// The data set, where it is made of files.
     pub data: Option<Summary>,
     /// The resolved configuration as TOML.
@@ -51,6 +54,9 @@ impl Run {
         }
         if run.is_judged() || folder.join("eval.jsonl").exists() {
             run.entries = run.part(folder, "eval.jsonl", "no table of scores, no verdict", jsonl::read);
+        }
+        if folder.join(WATCH).exists() {
+            run.looks = run.part(folder, WATCH, "no watch for reward hacking", jsonl::read);
         }
         if folder.join(SUMMARY).exists() {
             run.data = run.part(folder, SUMMARY, "no numbers of the data", |path| files::read_json(path).map(Some));

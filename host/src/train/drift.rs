@@ -8,7 +8,7 @@ use super::checkpoint::Identity;
 use crate::registry::{RunManifest, UsedComponent};
 
 /// Keys that say how long a run goes on and what it shows of itself, not what an update does.
-const FREE: [&str; 6] = ["recipe", "plugins", "schedule", "eval", "checkpoint", "data.cache"];
+const FREE: [&str; 8] = ["recipe", "plugins", "schedule", "eval", "held_out", "watch", "checkpoint", "data.cache"];
 /// Keys that change only the order in which floats are added.
 const ROUNDING: [&str; 3] = ["compute.threads", "compute.device", "batch.micro_batch"];
 

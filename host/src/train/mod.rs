@@ -5,6 +5,7 @@
 
 mod advantages;
 mod background;
+mod backprop;
 pub mod checkpoint;
 pub(crate) mod critic;
 mod drift;

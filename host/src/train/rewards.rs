@@ -3,7 +3,7 @@
 use advdmd_sdk::{FeatureSource, Kind, Learner, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
 use tch::Tensor;
 
-use super::background::{Awaited, Background, Job};
+use super::background::{self, Awaited, Background, Job};
 use super::networks::Networks;
 use super::rollout::Chunk;
 use super::scoring::not_finite;
@@ -12,6 +12,7 @@ use crate::device;
 use crate::passes::Role;
 use crate::random::{Random, Stream};
 use crate::registry::Registry;
+use crate::sampling::sigma_column;
 use crate::{Error, Result};
 
 /// A reward of the run.
@@ -51,6 +52,8 @@ pub struct Rewards {
     pub all: Vec<ActiveReward>,
     /// How much each counts.
     pub shares: Vec<Share>,
+    /// Those whose gradients reach the student, by index; none where that objective is off.
+    pub backprop: Vec<usize>,
     /// Blocks that any reward taps in the fake-score network, rising.
     pub fake_taps: Vec<usize>,
     /// Blocks that any reward taps in the teacher, rising.
@@ -126,7 +129,13 @@ impl Rewards {
             taps.dedup();
             taps
         };
-        Ok(Self { fake_taps: taps(FeatureSource::Fake), teacher_taps: taps(FeatureSource::Teacher), all, shares })
+        Ok(Self {
+            fake_taps: taps(FeatureSource::Fake),
+            teacher_taps: taps(FeatureSource::Teacher),
+            backprop: backprop(config, &all)?,
+            all,
+            shares,
+        })
     }
 
     /// Whether any reward learns.
@@ -253,6 +262,50 @@ impl ActiveReward {
         })))
     }
 
+    /// Scores of finished images `[B, 3, H, W]`, `size` at a time, on `device`; waits for them.
+    ///
+    /// # Errors
+    /// The reward's, a wrong number of scores, one that is not finite: names the reward.
+    pub fn score_images(
+        &mut self,
+        prompts: &[&str],
+        images: &Tensor,
+        size: usize,
+        device: tch::Device,
+    ) -> Result<Vec<f32>> {
+        let _no_grad = tch::no_grad_guard();
+        let mut all = Vec::with_capacity(prompts.len());
+        for (index, prompts) in prompts.chunks(size).enumerate() {
+            let first = index * size;
+            let device = if self.needs.on_cpu { tch::Device::Cpu } else { device };
+            let images = images.f_narrow(0, first as i64, prompts.len() as i64)?.f_to_device(device)?;
+            let sigma = sigma_column(0.0, &images);
+            let scored = Scored {
+                prompts: prompts.to_vec(),
+                sigma: &sigma,
+                latents: &images,
+                images: Some(&images),
+                features: &Features::default(),
+            };
+            let scores = if let Some(awaited) = self.submit(&scored)? {
+                background::wait(&awaited)
+            } else {
+                let batch = RewardBatch {
+                    prompts: prompts.to_vec(),
+                    sigma: Some(TensorView::from_torch(&sigma)?),
+                    images: Some(TensorView::from_torch(&images.f_contiguous()?)?).filter(|_| self.needs.images),
+                    latents: None,
+                    features: Vec::new(),
+                };
+                let scores = self.scores(&batch, first, device);
+                scores.and_then(|scores| Ok(Vec::try_from(scores.f_to_device(tch::Device::Cpu)?)?))
+            };
+            let scores = scores.and_then(|scores| checked(&scores, first, prompts));
+            all.extend(scores.map_err(|source| source.context(format!("reward `{}` ({})", self.name, self.provider)))?);
+        }
+        Ok(all)
+    }
+
     /// Scores `[b]` of samples `first..`, float32 on `device`, their number checked. Scores that are on the device stay
     /// unread: reading would wait for it.
     ///
@@ -311,4 +364,31 @@ pub fn checked(scores: &[f32], first: usize, prompts: &[&str]) -> advdmd_sdk::Re
         Some(at) => Err(not_finite(first + at, prompts[at], scores[at])),
         None => Ok(scores.to_vec()),
     }
+}
+
+/// The rewards of `objective.reward_backprop`.
+fn backprop(config: &RunConfig, all: &[ActiveReward]) -> Result<Vec<usize>> {
+    let settings = &config.objective.reward_backprop;
+    if settings.weight == 0.0 {
+        return Ok(Vec::new());
+    }
+    let named = |reward: &ActiveReward| settings.rewards.as_ref().is_none_or(|names| names.contains(&reward.name));
+    let chosen: Vec<usize> = (0..all.len()).filter(|&index| named(&all[index])).collect();
+    let unfit = |index: &&usize| !all[**index].is_differentiable();
+    let hint =
+        "take a reward that says `differentiable`, such as clipscore, or set objective.reward_backprop.weight = 0";
+    if settings.rewards.is_some()
+        && let Some(&index) = chosen.iter().find(unfit)
+    {
+        let name = &all[index].name;
+        let message =
+            format!("`objective.reward_backprop.rewards`: reward `{name}` gives no gradients to the final image");
+        return Err(Error::usage(message, hint.to_owned()));
+    }
+    let fit: Vec<usize> = chosen.into_iter().filter(|&index| all[index].is_differentiable()).collect();
+    if fit.is_empty() {
+        let message = "`objective.reward_backprop.weight` is above 0, and no reward gives gradients to the final image";
+        return Err(Error::usage(message, hint.to_owned()));
+    }
+    Ok(fit)
 }

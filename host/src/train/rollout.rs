@@ -40,6 +40,17 @@ impl Rollout {
         tensors.all(|(_, tensor)| tensor.isfinite().all().int64_value(&[]) != 0)
     }
 
+    /// Standard deviation of the final latents over the `group_size` samples of a prompt, mean over latents and prompts: a
+    /// scalar.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn diversity(&self, group_size: usize) -> Result<Tensor> {
+        let finals: Vec<&Tensor> = self.chunks.iter().filter_map(|chunk| chunk.states.last()).collect();
+        let groups = Tensor::f_cat(&finals, 0)?.f_unflatten(0, [-1, group_size as i64])?;
+        Ok(groups.f_std_dim([1].as_slice(), false, false)?.f_mean(tch::Kind::Float)?)
+    }
+
     /// Everything but the embeddings, which follow from the prompts' ids.
     pub fn to_weights(&self) -> Weights {
         let mut all = Vec::new();

@@ -1,5 +1,6 @@
 //! A run from its first update to its last: folder, resuming, order of work, saving.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::drift::{drift, rounding_drift};
 use super::failure;
 use super::lock::{RunLock, occupied};
-use super::trainer::Trainer;
+use super::trainer::{Trainer, Values};
 use super::watch;
 use crate::config::{OnSaveError, Resolved, RunConfig};
 use crate::metrics::{Record, Writer};
@@ -48,7 +49,16 @@ pub trait Observer {
     ///
     /// # Errors
     /// Whatever keeps it from looking; the run saves and stops.
-    fn look(&mut self, trainer: &Trainer, out: &Path, last: bool) -> Result<()>;
+    fn look(&mut self, trainer: &mut Trainer, out: &Path, last: bool) -> Result<After>;
+}
+
+/// What an observer wants of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// To go on.
+    GoOn,
+    /// To end here, saved like any other.
+    Stop,
 }
 
 /// Trains a run to its end, writing metrics, evaluations, samples and checkpoints to its folder.
@@ -99,7 +109,8 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
     let mut watch = watch::of(&trainer, &registry, out)?;
     let saved = from.map(|from| (from.index.state.update, from.index.state.warmed_up));
     let plan = if saved.is_none() { Some(announce(&mut trainer)?) } else { None };
-    Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new() }.train(watch.as_mut())
+    Run { trainer, out: out.clone(), progress: None, plan, saved, unwritten: Vec::new(), silent: BTreeSet::new() }
+        .train(watch.as_mut())
 }
 
 /// The newest checkpoint, every file verified. One that is damaged is refused, or set aside where `allowed` and there is an
@@ -167,6 +178,8 @@ struct Run {
     saved: Option<(u64, u64)>,
     /// Records that the disk refused, to be written before the next one.
     unwritten: Vec<Record>,
+    /// Rewards whose last scores told no samples apart.
+    silent: BTreeSet<String>,
 }
 
 impl Run {
@@ -189,12 +202,17 @@ impl Run {
         if self.owes_evaluation() {
             self.observe(observer, false)?;
         }
+        let mut after = After::GoOn;
         self.warm_up(stop)?;
         let begun = Instant::now();
         let before = self.trainer.state.seconds;
         let mut paused = 0.0;
         let limit = self.trainer.config.schedule.max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
-        while self.trainer.state.update < updates && self.trainer.state.seconds < limit && !stop.is_raised() {
+        while self.trainer.state.update < updates
+            && self.trainer.state.seconds < limit
+            && after == After::GoOn
+            && !stop.is_raised()
+        {
             let started = Instant::now();
             let values = match self.trainer.update() {
                 Ok(values) => values,
@@ -204,6 +222,7 @@ impl Run {
                 let reported = plan.compare(&values, started.elapsed().as_secs_f64()).report(&self.out);
                 self.tolerate(reported)?;
             }
+            self.warn_of_silent_rewards(&values);
             self.trainer.state.seconds = before + begun.elapsed().as_secs_f64() - paused;
             let update = self.trainer.state.update;
             if let Some(progress) = &mut self.progress {
@@ -219,7 +238,7 @@ impl Run {
                 self.tolerate(saved)?;
             }
             if update < updates && self.owes_evaluation() {
-                self.observe(observer, false)?;
+                after = self.observe(observer, false)?;
             }
             paused += looked.elapsed().as_secs_f64();
         }
@@ -231,6 +250,22 @@ impl Run {
             self.observe(observer, true)?;
         }
         Ok(Outcome { updates: self.trainer.state.update, finished, seconds: self.trainer.state.seconds })
+    }
+
+    /// Says once of each reward that has stopped to tell samples apart.
+    fn warn_of_silent_rewards(&mut self, values: &Values) {
+        for (reward, share) in self.trainer.rewards.all.iter().zip(&self.trainer.rewards.shares) {
+            let dead = values.get(&format!("reward/{}/dead_groups", reward.name)).is_some_and(|&dead| dead == 1.0);
+            if !dead {
+                self.silent.remove(&reward.name);
+            } else if share.weight > 0.0 && self.silent.insert(reward.name.clone()) {
+                tracing::warn!(
+                    "update {}: reward `{}` gives every sample of a prompt the same score: it teaches nothing",
+                    self.trainer.state.update,
+                    reward.name
+                );
+            }
+        }
     }
 
     /// Saves what an update left that a plugin broke off, or keeps the batch of one that was not finite. The error, in any
@@ -270,17 +305,20 @@ impl Run {
     }
 
     /// Lets the observer look at the averaged student.
-    fn observe(&mut self, observer: &mut dyn Observer, last: bool) -> Result<()> {
+    fn observe(&mut self, observer: &mut dyn Observer, last: bool) -> Result<After> {
         self.meanwhile("evaluating");
         self.trainer.swap_averages()?;
-        let looked = observer.look(&self.trainer, &self.out, last);
+        let looked = observer.look(&mut self.trainer, &self.out, last);
         self.trainer.swap_averages()?;
         self.meanwhile("");
-        let Err(error) = looked else { return Ok(()) };
+        let error = match looked {
+            Ok(after) => return Ok(after),
+            Err(error) => error,
+        };
         // What was trained is not lost with a picture of it.
         let saved = self.save();
         if matches!(error, Error::File { .. }) && !last {
-            return self.tolerate(Err(error));
+            return self.tolerate(Err(error)).map(|()| After::GoOn);
         }
         saved.and(Err(error))
     }

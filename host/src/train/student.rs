@@ -12,6 +12,7 @@ use rand::seq::index;
 use tch::{Kind, Tensor};
 
 use super::advantages::StepAdvantage;
+use super::backprop;
 use super::critic::noised;
 use super::metrics::Meter;
 use super::networks::Networks;
@@ -61,7 +62,8 @@ pub fn accumulate(
         let share = chunk.len() as f64 / samples as f64;
         for &step in &steps {
             meter.place(|| format!("student update {}, chunk {index}, step {step}", context.update));
-            let shares = Shares { pair: share / steps.len() as f64, action: share / actions.max(1) as f64 };
+            let shares =
+                Shares { pair: share / steps.len() as f64, action: share / actions.max(1) as f64, chunk: share };
             train_step(context, rewards, chunk, step, &shares, meter)?;
         }
     }
@@ -74,6 +76,8 @@ struct Shares {
     pair: f64,
     /// The same among pairs with a stochastic transition.
     action: f64,
+    /// Of this chunk among all samples.
+    chunk: f64,
 }
 
 /// The steps that an update trains on, rising: the same for all chunks, so that the cut into chunks changes nothing.
@@ -136,6 +140,11 @@ fn train_step(
     if let Some(loss) = matching.gan(context, rewards, chunk)? {
         matching.count_backward(networks);
         add("gan", &loss, context.config.objective.gan.weight, shares.pair, meter)?;
+    }
+    if step + 1 == context.trajectory.steps()
+        && let Some(loss) = backprop::loss(context, rewards, chunk, &matching.x0, shares.chunk, meter)?
+    {
+        add("reward_backprop", &loss, context.config.objective.reward_backprop.weight, shares.chunk, meter)?;
     }
     if let Some(gradient) = gradient {
         // Vector-Jacobian product: the gradient of (output . g) is g pulled back through the network.

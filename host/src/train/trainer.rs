@@ -23,6 +23,7 @@ use super::scoring::{Pending, Subject, check_finite};
 use super::student::{StudentContext, accumulate};
 use crate::config::{Optimizer, Resolved, RunConfig};
 use crate::data::{Dataset, Scope};
+use crate::metrics::DIVERSITY;
 use crate::pretrain::adamw;
 use crate::prompts::PromptTable;
 use crate::random::{Random, Stream};
@@ -259,6 +260,7 @@ impl Trainer {
 
     /// Critic, rewards and student on one rollout. Returns the scores.
     fn learn(&mut self, rollout: &Rollout, clock: &mut Clock, meter: &mut Meter) -> Result<Vec<Tensor>> {
+        meter.add(DIVERSITY, &rollout.diversity(self.config.batch.group_size)?, 1.0);
         let pending = self.begin_scoring(rollout)?;
         clock.lap("reward", meter);
         if self.state.unfinished.is_none() {

@@ -1,6 +1,7 @@
 //! What a run shows of itself: evaluations, sample grids and the report.
 
 mod grid;
+mod hacking;
 mod scores;
 
 use std::path::Path;
@@ -23,15 +24,16 @@ use crate::sampling::Trajectory;
 const SEED: u64 = 1;
 
 /// What looks at a run in `out`: scores and grids on digit scenes, grids alone on other data, where nothing can judge
-/// an image.
+/// an image; and the watch for reward hacking on either.
 ///
 /// # Errors
-/// A sampler that cannot be made, or a log that cannot be written.
+/// A sampler or a held-out reward that cannot be made, or a log that cannot be written.
 pub fn of(trainer: &Trainer, registry: &Registry, out: &Path) -> Result<Box<dyn Observer>> {
     let models = Models::new(trainer, registry)?;
+    let watch = hacking::Watch::new(trainer, registry, out)?;
     Ok(match trainer.config.data {
-        Data::Digits { .. } => Box::new(scores::Scores::new(trainer, models, out)?),
-        Data::Images { .. } | Data::Webdataset { .. } => Box::new(grid::Grid::new(trainer, models, out)),
+        Data::Digits { .. } => Box::new(scores::Scores::new(trainer, models, watch, out)?),
+        Data::Images { .. } | Data::Webdataset { .. } => Box::new(grid::Grid::new(trainer, models, watch, out)?),
     })
 }
 

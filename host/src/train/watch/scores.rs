@@ -4,12 +4,13 @@ use std::path::Path;
 
 use tch::Tensor;
 
+use super::hacking::{Seen, Watch};
 use super::{Models, SEED, Setting};
 use crate::digits::{Verdict, judge};
 use crate::eval::{DigitSuite, Entry, Subject};
 use crate::jsonl::{self, Log};
 use crate::report::{self, SampleRow, write_samples};
-use crate::train::run::Observer;
+use crate::train::run::{After, Observer};
 use crate::train::trainer::Trainer;
 use crate::{Result, files, interrupt};
 
@@ -18,6 +19,7 @@ pub(super) struct Scores {
     suite: DigitSuite,
     log: Log,
     models: Models,
+    watch: Watch,
     grid: usize,
     /// The update whose evaluation is the last in the log; the teacher's rows came with the first.
     evaluated: Option<u64>,
@@ -28,10 +30,11 @@ impl Scores {
     ///
     /// # Errors
     /// A log that cannot be written.
-    pub fn new(trainer: &Trainer, models: Models, out: &Path) -> Result<Self> {
+    pub fn new(trainer: &Trainer, models: Models, mut watch: Watch, out: &Path) -> Result<Self> {
         let config = &trainer.config;
         let path = out.join("eval.jsonl");
-        let evaluated = newest_evaluation(&path, &models.steps, trainer.state.update)?;
+        let evaluated = newest_evaluation(&path, &models.steps, &watch.seen(), trainer.state.update)?;
+        watch.resume(evaluated)?;
         if evaluated.is_none() {
             files::remove(&path)?;
         }
@@ -39,6 +42,7 @@ impl Scores {
             suite: DigitSuite::new(config.eval.prompts_per_task, SEED, tch::Device::Cpu)?,
             log: Log::open::<Entry>(&path, evaluated.unwrap_or(0))?,
             models,
+            watch,
             grid: config.eval.grid,
             evaluated,
         })
@@ -55,10 +59,15 @@ impl Scores {
         settings
     }
 
-    fn evaluate(&mut self, trainer: &Trainer, setting: &Setting) -> Result<()> {
+    /// Scores one setting, and writes that down. Returns its verdicts and its images, on the CPU.
+    fn evaluate(&mut self, trainer: &Trainer, setting: &Setting) -> Result<(String, Tensor)> {
+        let mut images = Vec::new();
         let scores = self.suite.evaluate(trainer.config.batch.micro_batch, |prompts, first| {
-            self.models.images(trainer, setting, prompts, first)
+            let made = self.models.images(trainer, setting, prompts, first)?.f_to_device(tch::Device::Cpu)?;
+            images.push(made.shallow_clone());
+            Ok(made)
         })?;
+        let verdicts = scores.verdicts.clone();
         let student = setting.subject == Subject::Student;
         let guided = if setting.guidance_scale == 1.0 { 1 } else { 2 };
         let sampler = if student { self.models.student_type.clone() } else { "ode-euler".to_owned() };
@@ -71,7 +80,8 @@ impl Scores {
             guidance_scale: setting.guidance_scale,
             evaluations: setting.steps * guided,
             scores,
-        })
+        })?;
+        Ok((verdicts, Tensor::f_cat(&images, 0)?))
     }
 
     /// A grid of the same prompts and noise for teacher and student.
@@ -105,30 +115,47 @@ impl Scores {
     }
 }
 
+/// The suite as a held-out reward: 1 for a scene that shows what its prompt asks for, else 0.
+const READ_RIGHT: &str = "scenes read right";
+
 impl Observer for Scores {
-    fn look(&mut self, trainer: &Trainer, out: &Path, _last: bool) -> Result<()> {
+    fn look(&mut self, trainer: &mut Trainer, out: &Path, _last: bool) -> Result<After> {
         let update = trainer.state.update;
+        let mut after = After::GoOn;
         if self.evaluated != Some(update) {
             let first = self.evaluated.is_none();
             if first {
                 self.log.append(&Entry::real(self.suite.evaluate_real()?))?;
             }
             let stop = interrupt::flag()?;
+            // The first of each: the teacher with guidance and all its steps, the student with all of its.
+            let (mut teacher, mut student) = (None, None);
             for setting in self.settings(first) {
                 if stop.is_raised() {
-                    return Ok(());
+                    return Ok(After::GoOn);
                 }
-                self.evaluate(trainer, &setting)?;
+                let made = self.evaluate(trainer, &setting)?;
+                let place = if setting.subject == Subject::Student { &mut student } else { &mut teacher };
+                place.get_or_insert(made);
+            }
+            if let Some((verdicts, images)) = student {
+                let prompts: Vec<&str> = self.suite.prompts().iter().map(String::as_str).collect();
+                let judged = verdicts.bytes().map(|verdict| f32::from(verdict == b'1')).collect();
+                let teacher = teacher.as_ref().map(|(_, images)| images);
+                let seen = Seen { prompts: &prompts, images: &images, teacher, judged: Some((READ_RIGHT, judged)) };
+                after = self.watch.look(trainer, out, seen)?;
             }
             self.evaluated = Some(update);
             self.samples(trainer, out)?;
         }
-        report::write(out).map(|_| ())
+        report::write(out)?;
+        Ok(after)
     }
 }
 
-/// The newest update up to `now` whose evaluation was not broken off: the student's rows come last.
-fn newest_evaluation(log: &Path, steps: &[usize], now: u64) -> Result<Option<u64>> {
+/// The newest update up to `now` whose evaluation was not broken off: the student's rows come last, then the watch's, which
+/// are of the updates `seen`.
+fn newest_evaluation(log: &Path, steps: &[usize], seen: &[u64], now: u64) -> Result<Option<u64>> {
     if !log.exists() {
         return Ok(None);
     }
@@ -139,5 +166,9 @@ fn newest_evaluation(log: &Path, steps: &[usize], now: u64) -> Result<Option<u64
         entries.iter().any(|entry| entry.update > *update)
             || steps.iter().all(|&steps| entries.iter().filter(of_student).any(|entry| entry.steps == steps))
     };
-    Ok(entries.iter().map(|entry| entry.update).filter(|update| *update <= now && done(update)).max())
+    Ok(entries
+        .iter()
+        .map(|entry| entry.update)
+        .filter(|update| *update <= now && seen.contains(update) && done(update))
+        .max())
 }

@@ -1,6 +1,8 @@
 //! The two halves of the autoencoder.
 
-use advdmd_nn::{Conv2d, GroupNorm, Params};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use advdmd_nn::{Conv2d, GroupNorm, Params, checkpoint};
 use advdmd_sdk::Result;
 use tch::Tensor;
 
@@ -25,10 +27,13 @@ pub struct Decoder {
     output: Output,
 }
 
+/// A block that the backward pass, which may run on a thread of its own, uses again.
+type Shared = Arc<Mutex<Resnet>>;
+
 /// One resolution: residual blocks, and the convolution of the step to the next one.
 #[derive(Debug)]
 struct Level {
-    resnets: Vec<Resnet>,
+    resnets: Vec<Shared>,
     resample: Option<Conv2d>,
 }
 
@@ -128,8 +133,16 @@ impl Decoder {
 }
 
 impl Level {
+    /// Where gradients are to come, each block keeps its input alone: all activations of a large image would fill a device.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.resnets.iter().try_fold(x.shallow_clone(), |x, resnet| resnet.forward(&x))
+        self.resnets.iter().try_fold(x.shallow_clone(), |x, resnet| {
+            let resnet = Arc::clone(resnet);
+            let block = move |x: &[Tensor]| {
+                let resnet = resnet.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(vec![resnet.forward(&x[0])?])
+            };
+            Ok(checkpoint(&[&x], &[], 1, block)?.remove(0))
+        })
     }
 }
 
@@ -147,10 +160,10 @@ impl Output {
 }
 
 /// `count` residual blocks, of which the first changes the number of channels.
-fn resnets(config: &VaeConfig, count: usize, inputs: i64, outputs: i64, p: &Params<'_>) -> Result<Vec<Resnet>> {
+fn resnets(config: &VaeConfig, count: usize, inputs: i64, outputs: i64, p: &Params<'_>) -> Result<Vec<Shared>> {
     let resnet = |index| {
         let inputs = if index == 0 { inputs } else { outputs };
-        Resnet::new(config, inputs, outputs, &p.pp("resnets").pp(index))
+        Resnet::new(config, inputs, outputs, &p.pp("resnets").pp(index)).map(|resnet| Arc::new(Mutex::new(resnet)))
     };
     (0..count).map(resnet).collect()
 }
