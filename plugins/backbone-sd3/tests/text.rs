@@ -5,8 +5,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use advdmd_nn::{Weights, read_json};
-use backbone_sd3::text::{PromptTokenizer, TextEncoders, TextOptions};
+use advdmd_nn::{PromptTokenizer, Weights, read_json};
+use backbone_sd3::text::{TextEncoders, TextOptions};
 use common::{Golden, assert_close, edit, largest};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};

@@ -7,7 +7,7 @@
 //! - [`checkpoint`]: blocks whose activations are computed again in the backward pass;
 //! - layers: [`Linear`], [`Conv2d`], [`RmsNorm`], [`LayerNorm`], [`GroupNorm`], [`embed`], [`JointAttention`];
 //! - [`mmdit`]: the SD3 family's transformer;
-//! - [`clip`]: CLIP's text encoder;
+//! - [`clip`]: CLIP, whole or its text encoder alone;
 //! - [`optim`]: fused `AdamW`, gradient clipping and averaged weights with exact save and load.
 //!
 //! ```no_run
@@ -43,6 +43,8 @@ mod params;
 mod random;
 pub mod schedule;
 mod stored;
+#[cfg(feature = "tokenizer")]
+mod tokenizer;
 mod weights;
 
 pub use attention::JointAttention;
@@ -55,4 +57,6 @@ pub use norm::{GroupNorm, LayerNorm, RmsNorm, layer_norm, modulate};
 pub use params::{Params, load_parameters};
 pub use random::RandomStream;
 pub use stored::Stored;
+#[cfg(feature = "tokenizer")]
+pub use tokenizer::PromptTokenizer;
 pub use weights::{Layout, Weights};

@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use advdmd_nn::clip::{ClipText, ClipTextConfig, ClipTextOutput};
-use advdmd_nn::{Params, Stored};
+use advdmd_nn::{Params, PromptTokenizer, Stored};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind};
-
-use super::PromptTokenizer;
 
 /// CLIP's text encoder with its tokenizer.
 #[derive(Debug)]

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use advdmd_nn::clip::ClipTextOutput;
-use advdmd_nn::read_json;
+use advdmd_nn::{PromptTokenizer, read_json};
 use advdmd_sdk::{Conditioning, Error, Result};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{ClipEncoder, PromptTokenizer, T5Encoder};
+use super::{ClipEncoder, T5Encoder};
 use crate::folder::model_files;
 
 /// How [`TextEncoders::load`] makes the encoders, and what the transformer expects of them.

@@ -7,10 +7,8 @@ mod clip;
 mod encoders;
 mod t5;
 mod t5_config;
-mod tokenizer;
 
 pub use clip::ClipEncoder;
 pub use encoders::{TextEncoders, TextOptions};
 pub use t5::{T5Encoder, T5Model};
 pub use t5_config::T5Config;
-pub use tokenizer::PromptTokenizer;

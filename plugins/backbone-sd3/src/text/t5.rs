@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use advdmd_nn::{Layout, Linear, Params, RmsNorm, Stored};
+use advdmd_nn::{Layout, Linear, Params, PromptTokenizer, RmsNorm, Stored};
 use advdmd_sdk::{Error, Result, Tuning};
 use tch::{Device, Kind, Tensor};
 
-use super::{PromptTokenizer, T5Config};
+use super::T5Config;
 
 /// transformers' `T5EncoderModel` (T5 v1.1: Raffel et al., arXiv:1910.10683, with gated feed-forward layers, Shazeer,
 /// arXiv:2002.05202), without a mask: padding is attended to, as SD3 was trained.

@@ -2,7 +2,11 @@
 
 mod config;
 mod layer;
+mod model;
 mod text;
+mod vision;
 
-pub use config::{Activation, ClipTextConfig};
+pub use config::{Activation, ClipConfig, ClipTextConfig, ClipVisionConfig};
+pub use model::Clip;
 pub use text::{ClipText, ClipTextOutput};
+pub use vision::ClipVision;
