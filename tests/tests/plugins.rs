@@ -1,8 +1,11 @@
 //! Every shipped plugin as the built library, each test in a process of its own (nextest).
 
+use std::path::Path;
+
+use advdmd_nn::Weights;
 use advdmd_sdk::abi::Plugin;
 use advdmd_sdk::plugin::build_sampler;
-use advdmd_sdk::{BackboneInit, DType, Device, Kind, Manifest, Request, RewardInit, Tuning};
+use advdmd_sdk::{BackboneInit, DType, Device, Kind, Manifest, Request, RewardBatch, RewardInit, TensorView, Tuning};
 use advdmd_tests::plugin;
 use serde_json::json;
 
@@ -69,4 +72,30 @@ fn reward_adversarial_loads_and_learns() {
     let mut reward = plugin.reward(&json!({ "type": "adversarial" }), &init).unwrap();
     assert_eq!(reward.needs().features.unwrap().taps, [0, 1, 2, 3]);
     assert!(!reward.learner().expect("it learns").parameters().is_empty());
+}
+
+#[test]
+fn reward_clip_loads_and_scores() {
+    let (plugin, components) = components("reward_clip");
+    assert_eq!(components, ["clipscore", "hps", "pickscore"].map(|name| (Kind::Reward, name.to_owned())));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/clip/clip-wide");
+    let values = Weights::load(&golden.with_extension("safetensors"), None, tch::Device::Cpu).unwrap();
+    let image = values.get("image_0").unwrap().unsqueeze(0).to_kind(tch::Kind::Float) / 255.0;
+    let init = RewardInit { device: Device::Cpu, seed: 0, backbone: None };
+    for (name, key) in [("hps", "bicubic_cosine"), ("clipscore", "bilinear_cosine"), ("pickscore", "pickscore")] {
+        let mut reward = plugin.reward(&json!({ "type": name, "model": golden }), &init).unwrap();
+        let needs = reward.needs();
+        assert!(needs.images && needs.differentiable && needs.scores_on_device == (name != "pickscore"));
+        let leaf = image.copy().set_requires_grad(true);
+        let batch = RewardBatch {
+            prompts: vec!["a photo of a red fox"],
+            images: Some(TensorView::from_torch(&leaf).unwrap()),
+            ..RewardBatch::default()
+        };
+        let expected = values.get(key).unwrap().double_value(&[0]);
+        let found = f64::from(reward.score(&batch).unwrap()[0]);
+        assert!((found - expected).abs() < 1e-5, "{name}: {found}, transformers and open_clip {expected}");
+        reward.score_differentiable(&batch).unwrap().expect("it gives gradients").backward();
+        assert!(leaf.grad().abs().max().double_value(&[]) > 0.0, "{name}: autograd runs through the library");
+    }
 }

@@ -64,18 +64,17 @@ fn match_torchvision() {
 /// What `Preprocess` documents: how far the differentiable way of `processor` is from the reference.
 #[test]
 fn the_differentiable_way_stays_near_the_processor() {
-    for golden in Golden::all() {
+    for golden in ["clip-quick", "clip-wide"].map(Golden::named) {
         let pixels = pixels(&golden, Preprocess::Processor);
         // In 0..1 rather than in deviations of CLIP's normalisation.
-        let std = Tensor::from_slice(&[0.268_629_54_f32, 0.261_302_58, 0.275_777_11]).view([1, 3, 1, 1]);
+        let std = Tensor::from_slice(&[0.268_629_54, 0.261_302_58, 0.275_777_11]).view([1, 3, 1, 1]);
         for (index, image) in golden.images().iter().enumerate() {
             let reference = pixels.reference(image).unwrap();
             let other = pixels.differentiable(image).unwrap();
-            let inside = (other.shallow_clone() * &std).abs().lt(10.0);
-            let error = ((&other - &reference) * &std).abs() * inside;
+            let error = ((&other - &reference) * &std).abs();
             let (most, median) = (largest(&error), error.median().double_value(&[]));
             println!("{} image {index}: largest {most:.4}, median {median:.4}", golden.name);
-            assert!(most < 0.15 && median < 0.004, "{} image {index}: {most} {median}", golden.name);
+            assert!(most <= 0.115 && median <= 0.002, "{} image {index}: {most} {median}", golden.name);
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use advdmd_sdk::{Reward, Scope};
+use advdmd_sdk::Scope;
 use common::{Golden, assert_close, batch, largest, reward, score, set};
 use reward_clip::{ClipReward, Model, Options, Preprocess};
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ fn gradients_are_slopes() {
 /// The differentiable way of `processor` moves the score by what `Preprocess` documents.
 #[test]
 fn scores_without_rounding_stay_near() {
-    for golden in Golden::all() {
+    for golden in ["clip-quick", "clip-wide"].map(Golden::named) {
         let mut reward = golden.reward("clipscore", &json!({ "preprocess": "processor" }));
         let exact = golden.scores(&mut *reward);
         let near: Vec<_> = (golden.images().iter().zip(&golden.prompts))
@@ -138,7 +138,7 @@ fn scores_without_rounding_stay_near() {
             .collect();
         let error = largest(&(Tensor::cat(&near, 0) - exact));
         println!("{}: {error:.1e}", golden.name);
-        assert!(error < 0.01, "{}: {error}", golden.name);
+        assert!(error <= 0.0035, "{}: {error}", golden.name);
     }
 }
 
