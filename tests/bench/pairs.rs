@@ -44,7 +44,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// This program as a worker: of whole updates, or of one pass of a transformer.
+    /// This program as a worker: of whole updates, of one pass of a transformer, or of scores.
     pub fn ours(folder: &Path, pass: Option<&str>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--worker").arg(folder);
@@ -64,7 +64,7 @@ impl Side {
         command.arg("-B").arg(script).arg(folder).arg(mode);
         let absent = |why: &str| {
             Failure::Absent(format!(
-                "{} {why}; `pip install torch==2.11.0 diffusers transformers safetensors peft`, or set PYTHON to one that has them",
+                "{} {why}; `pip install torch==2.11.0 diffusers transformers safetensors peft open_clip_torch torchvision`, or set PYTHON to one that has them",
                 python.display()
             ))
         };

@@ -112,6 +112,19 @@ pub fn ratio(problem: &str, what: &str, samples: &[(Sample, Sample)]) -> Row {
     )
 }
 
+/// Ratio of the speeds of neighbours, and what both do in a second of `count` that each does.
+pub fn rates(problem: &str, what: &str, count: usize, samples: &[(Sample, Sample)]) -> Vec<Row> {
+    let rate = |side: fn(&(Sample, Sample)) -> &Sample| {
+        Quartiles::of(samples.iter().map(|pair| count as f64 / side(pair).seconds))
+    };
+    let speeds = samples.iter().map(|(ours, theirs)| theirs.seconds / ours.seconds);
+    vec![
+        Row::new(problem, what, Quartiles::of(speeds), "of its speed"),
+        Row::new(problem, "ours", rate(|pair| &pair.0), "a second"),
+        Row::new(problem, "theirs", rate(|pair| &pair.1), "a second"),
+    ]
+}
+
 /// Samples that pass through each network per update, ours over theirs.
 pub fn passes(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Row> {
     let mean = |side: fn(&(Sample, Sample)) -> &Sample| {
@@ -134,12 +147,13 @@ pub fn passes(problem: &str, mode: &str, samples: &[(Sample, Sample)]) -> Vec<Ro
 }
 
 /// Names of the losses that both sides log, ours first.
-const LOSSES: [(&str, &str); 5] = [
+const LOSSES: [(&str, &str); 6] = [
     ("critic/denoise_loss", "denoise"),
     ("critic/adversarial/loss", "discriminator"),
     ("dmd/loss", "dmd"),
     ("gan/loss", "gan"),
     ("student/grad_norm", "student_grad_norm"),
+    ("hps/score", "score"),
 ];
 
 /// Mean losses of both sides: a reference that computed something else would show here.

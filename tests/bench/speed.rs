@@ -5,6 +5,7 @@
 
 mod counts;
 mod edge;
+mod hps;
 mod pairs;
 mod problem;
 mod report;
@@ -35,6 +36,8 @@ enum Part {
     Counts,
     /// One pass of a transformer of SD3.5's width, against diffusers
     Transformer,
+    /// Scores of `hps` at its real size, against `open_clip`
+    Hps,
 }
 
 /// Measures the speed of an update.
@@ -61,7 +64,7 @@ struct Arguments {
     /// Be one side: read commands, run updates of the problem in this folder
     #[arg(long, hide = true)]
     worker: Option<PathBuf>,
-    /// With `--worker`: passes of the transformer in its place
+    /// With `--worker`: passes of the transformer, or scores, in its place
     #[arg(long, hide = true)]
     pass: Option<String>,
     /// What cargo passes to every benchmark
@@ -72,7 +75,8 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(folder) = &arguments.worker {
-        return match &arguments.pass {
+        return match arguments.pass.as_deref() {
+            Some(hps::MODE) => hps::serve(folder),
             Some(mode) => transformer::serve(folder, mode),
             None => worker::serve(folder),
         };
@@ -92,6 +96,10 @@ fn main() -> Result<()> {
     let of_any_size = arguments.size.is_none() && arguments.tuning.is_none();
     if arguments.only.contains(&Part::Transformer) || (arguments.only.is_empty() && of_any_size) {
         report.add_or_note("transformer", transformer::measure(arguments.pairs, arguments.threads))?;
+    }
+    // Minutes and 14 GB of memory: only where it is asked for.
+    if arguments.only.contains(&Part::Hps) {
+        report.add_or_note("hps", hps::measure(arguments.pairs, arguments.threads))?;
     }
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.to_json())?;

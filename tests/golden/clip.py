@@ -146,11 +146,11 @@ def as_released(folder: Path, config: dict) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def to_open_clip(model: CLIPModel) -> open_clip.CLIP:
-    """The same weights in open_clip's class."""
-    text, vision = model.config.text_config, model.config.vision_config
+def to_open_clip(config: CLIPConfig, old: dict) -> open_clip.CLIP:
+    """The weights of a CLIPModel in open_clip's class."""
+    text, vision = config.text_config, config.vision_config
     other = open_clip.CLIP(
-        embed_dim=model.config.projection_dim,
+        embed_dim=config.projection_dim,
         vision_cfg=dict(layers=vision.num_hidden_layers, width=vision.hidden_size, patch_size=vision.patch_size,
                         head_width=vision.hidden_size // vision.num_attention_heads, image_size=vision.image_size,
                         mlp_ratio=vision.intermediate_size / vision.hidden_size),
@@ -159,7 +159,7 @@ def to_open_clip(model: CLIPModel) -> open_clip.CLIP:
                       mlp_ratio=text.intermediate_size / text.hidden_size),
         quick_gelu=text.hidden_act == "quick_gelu",
     )
-    old, new = model.state_dict(), {"logit_scale": model.logit_scale.data}
+    new = {"logit_scale": old["logit_scale"]}
 
     def blocks(source: str, target: str, count: int) -> None:
         for index in range(count):
@@ -224,7 +224,7 @@ def reference(folder: Path, images: list[numpy.ndarray], prompts: list[str], see
     out["pickscore"] = model.logit_scale.exp() * out["cosine"] / 26
 
     # HPSv2's preprocessing by torchvision and model by open_clip; flow_grpo's of its CLIPScore.
-    other = to_open_clip(model)
+    other = to_open_clip(model.config, model.state_dict())
     for name, mode in (("bicubic", InterpolationMode.BICUBIC), ("bilinear", InterpolationMode.BILINEAR)):
         transform = transforms.Compose([
             transforms.ToTensor(), transforms.Resize(side, interpolation=mode, antialias=True),

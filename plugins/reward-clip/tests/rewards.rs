@@ -1,4 +1,4 @@
-//! The rewards against transformers, open_clip and torchvision, and how the host uses them.
+//! The rewards against transformers, `open_clip` and torchvision, and how the host uses them.
 
 mod common;
 

@@ -19,7 +19,7 @@ use settings::{Filter, Settings, Size};
 /// `tensor-bicubic` and `tensor-bilinear` are computed on floating-point numbers and give gradients as they are.
 /// `processor` rounds as a PNG file and Pillow do, and so has none: where gradients are asked for, the same sizes and
 /// filter are computed without rounding. How far the second way is from the first, on the golden images of smooth areas,
-/// noise and hard edges: pixels, in 0..1, by 0.001 to 0.002 in the median and at most by 0.115, where the filter overshoots
+/// noise and hard edges: pixels, in 0..1, by 0.002 in the median and at most by 0.115, where the filter overshoots
 /// black or white, which Pillow cuts off; cosines by at most 0.0035.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
