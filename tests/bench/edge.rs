@@ -12,7 +12,10 @@ use advdmd::train::Trainer;
 use advdmd_sdk::Request;
 use anyhow::Result;
 use tch::{Kind, Tensor};
-use {backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, sampler_flow as _};
+use {
+    backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, reward_remote as _,
+    sampler_flow as _,
+};
 
 use crate::report::{Quartiles, Row};
 use crate::worker::{loaded, trainer};

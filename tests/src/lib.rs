@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use advdmd::config::{Resolved, RunConfig, load_run};
 
 /// The shipped plugins, by the stem of their library.
-pub const PLUGINS: [&str; 5] = ["sampler_flow", "reward_adversarial", "reward_clip", "backbone_digits", "backbone_sd3"];
+pub const PLUGINS: [&str; 6] =
+    ["sampler_flow", "reward_adversarial", "reward_clip", "reward_remote", "backbone_digits", "backbone_sd3"];
 
 /// A run of a few seconds on the digit scenes.
 pub const CONFIG: &str = include_str!("../digits.toml");

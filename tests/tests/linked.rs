@@ -1,6 +1,9 @@
 //! The same plugins linked into the program and loaded into it.
 
-use {backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, sampler_flow as _};
+use {
+    backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, reward_remote as _,
+    sampler_flow as _,
+};
 
 use advdmd::config::load_run;
 use advdmd::registry::Registry;

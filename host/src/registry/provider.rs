@@ -12,7 +12,10 @@ use sha2::{Digest, Sha256};
 
 // What nothing refers to is not linked, and its components with it.
 #[cfg(feature = "static-plugins")]
-use {backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, sampler_flow as _};
+use {
+    backbone_digits as _, backbone_sd3 as _, reward_adversarial as _, reward_clip as _, reward_remote as _,
+    sampler_flow as _,
+};
 
 /// A loaded plugin file. Never unloaded: its code may be in use anywhere.
 #[derive(Debug)]
