@@ -31,7 +31,8 @@ pub struct Remote {
     pub connect_timeout: f64,
     /// Seconds to wait for the endpoints to become healthy before the run begins.
     pub startup_timeout: f64,
-    /// Further tries of a request that failed, for each endpoint.
+    /// Further tries after a failure. A request is given up when it failed `1 + retries` times for each endpoint, or when
+    /// each endpoint failed that often in a row: with the other defaults, a server may be away for two and a half minutes.
     pub retries: u32,
     /// Seconds that an endpoint rests after a failure, doubled after each further one in a row.
     pub backoff: f64,
@@ -244,7 +245,7 @@ mod tests {
             (|r| r.endpoints[0] = "127.0.0.1:1/score".into(), "endpoints: 127.0.0.1:1/score: "),
             (|r| r.endpoints[0] = "ftp://a/score".into(), "expected http://HOST:PORT/PATH"),
             (|r| r.endpoints[0] = "/score".into(), "expected http://HOST:PORT/PATH"),
-            (|r| r.endpoints[0] = "http://me:word@a/score".into(), "`token_env` instead"),
+            (|r| r.endpoints[0] = "http://me:hunter2@a/score".into(), "`token_env` instead"),
             (|r| r.endpoints.push(r.endpoints[0].clone()), "stands there twice"),
             (|r| r.health = Some("health".into()), "health: expected a path"),
             (|r| r.batch_size = 0, "batch_size: expected 1 to 4096, found 0"),
@@ -263,7 +264,7 @@ mod tests {
         ] {
             let found = message(change);
             assert!(found.contains(expected), "{found:?} for {expected:?}");
-            assert!(!found.contains("word"), "a password is shown: {found}");
+            assert!(!found.contains("hunter2"), "a password is shown: {found}");
         }
     }
 

@@ -14,7 +14,8 @@
 //!
 //! An endpoint that fails rests: `backoff` seconds, twice as long after each further failure in a row, at most
 //! `backoff_max`. Meanwhile the others take its requests; when all rest, a request waits for the first to wake. A request is
-//! given up after `1 + retries` tries for each endpoint. No fault ever becomes a score.
+//! given up when it failed `1 + retries` times for each endpoint, or when each endpoint failed that often in a row, no matter
+//! whose requests. No fault ever becomes a score.
 //!
 //! Proxies of the environment are not used, and connections are not kept between requests.
 

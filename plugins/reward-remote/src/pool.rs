@@ -83,17 +83,14 @@ impl Pool {
                 }
                 Err(failure) => failure,
             };
-            let last = !failure.passing || tries >= limit;
-            self.failed(index, begun, &failure, last);
-            if last {
-                // Under the lock, so that no thread goes to sleep between its look at the flag and this.
-                let states = self.lock();
-                stop.store(true, Ordering::Relaxed);
-                drop(states);
-                self.changed.notify_all();
+            let gone = self.failed(index, begun, &failure);
+            if !failure.passing || tries >= limit || gone {
+                self.give_up(stop);
+                let time = started.elapsed().as_secs_f64();
                 let effort = match tries {
+                    _ if gone && self.urls.len() > 1 => format!(" (as the others before it, after {time:.1} s)"),
                     1 => String::new(),
-                    tries => format!(" (try {tries}, after {:.1} s)", started.elapsed().as_secs_f64()),
+                    tries => format!(" (try {tries}, after {time:.1} s)"),
                 };
                 return Err(Error::failed(format!("{url}: {}{effort}", failure.reason)));
             }
@@ -137,7 +134,8 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    fn failed(&self, index: usize, begun: Instant, failure: &Failure, last: bool) {
+    /// Lets the endpoint rest; whether by now all of them failed too often in a row.
+    fn failed(&self, index: usize, begun: Instant, failure: &Failure) -> bool {
         let now = Instant::now();
         let mut states = self.lock();
         let state = &mut states[index];
@@ -151,18 +149,27 @@ impl Pool {
             let first = state.streak == 1;
             let awake = states.iter().filter(|state| state.resting(now).is_none()).count();
             let (url, reason, rest) = (&self.urls[index], &failure.reason, rest.as_secs_f64());
-            if last {
-                // The error says it.
-            } else if first && awake > 0 {
-                tracing::warn!("{url}: {reason}; the other {awake} go on, and it is tried again in {rest:.1} s");
-            } else if awake > 0 {
-                tracing::debug!("{url}: {reason}; tried again in {rest:.1} s");
-            } else {
-                tracing::warn!("{url}: {reason}; no endpoint is left, trying again in {rest:.1} s");
+            match awake {
+                0 => tracing::warn!("{url}: {reason}; no other endpoint is left, trying again in {rest:.1} s"),
+                _ if first => tracing::warn!("{url}: {reason}; going on without it, trying again in {rest:.1} s"),
+                _ => tracing::debug!("{url}: {reason}; trying again in {rest:.1} s"),
             }
-        } else {
-            drop(states);
         }
+        let gone = states.iter().all(|state| state.streak > self.retries);
+        drop(states);
+        self.changed.notify_all();
+        gone
+    }
+
+    /// Ends all requests of the batch; the next one finds the endpoints as if nothing was known of them.
+    fn give_up(&self, stop: &AtomicBool) {
+        let mut states = self.lock();
+        // Under the lock, so that no thread goes to sleep between its look at the flag and this.
+        stop.store(true, Ordering::Relaxed);
+        for state in &mut *states {
+            (state.streak, state.rest) = (0, None);
+        }
+        drop(states);
         self.changed.notify_all();
     }
 
@@ -210,7 +217,7 @@ mod tests {
             pool.acquire(&AtomicBool::new(false));
         }
         for _ in 0..4 {
-            pool.failed(0, begun, &Failure::passing("gone"), false);
+            pool.failed(0, begun, &Failure::passing("gone"));
         }
         assert_eq!(pool.lock()[0].streak, 1);
     }
@@ -221,7 +228,7 @@ mod tests {
         let pool = pool(&["a"], &config);
         let stop = AtomicBool::new(false);
         pool.acquire(&stop);
-        pool.failed(0, Instant::now(), &Failure::passing("gone"), false);
+        pool.failed(0, Instant::now(), &Failure::passing("gone"));
         assert!(pool.lock()[0].resting(Instant::now()).is_some());
         let begun = Instant::now();
         assert_eq!(pool.acquire(&stop), Some(0));
