@@ -1,7 +1,5 @@
 //! What follows when servers fail: scores or an error that names the endpoint, never a made-up number.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -9,7 +7,7 @@ use std::time::{Duration, Instant};
 use advdmd_sdk::Error;
 use serde_json::{Value, json};
 
-use common::{Call, Server, expected, ok, refused, reply, reward, score};
+use crate::server::{Call, Server, expected, nobody, ok, refused, reply, reward, score};
 
 /// The error of a request for two scores that is answered so, without what stands in front of it, and how often it was
 /// asked for.
@@ -189,7 +187,7 @@ fn a_slow_reply_is_given_up_and_tried_again() {
 #[test]
 fn a_reply_that_trickles_is_given_up() {
     // The whole counts, not the pause between two bytes.
-    let address = common::nobody();
+    let address = nobody();
     let listener = std::net::TcpListener::bind(address).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -284,7 +282,7 @@ fn one_endpoint_dies_and_comes_back() {
 
 #[test]
 fn when_all_are_gone_the_last_is_named() {
-    let address = [common::nobody(), common::nobody()];
+    let address = [nobody(), nobody()];
     let servers = address.map(|address| Server::at(address, Call::scores));
     let urls: Vec<_> = servers.iter().map(Server::url).collect();
     let keys = json!({ "endpoints": urls, "batch_size": 1, "retries": 2, "concurrency": 3 });

@@ -1,7 +1,5 @@
 //! What goes out, and what comes back when all is well.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -10,7 +8,7 @@ use std::time::{Duration, Instant};
 use advdmd_sdk::{Needs, RewardBatch, Scope, TensorView};
 use serde_json::json;
 
-use common::{Call, Server, expected, ok, refused, reward, score};
+use crate::server::{Call, Server, expected, nobody, ok, refused, reply, reward, score};
 
 #[test]
 fn scores_keep_their_order_over_batches_and_endpoints() {
@@ -163,7 +161,7 @@ fn images_that_are_none_are_refused_before_anything_is_sent() {
 #[test]
 fn every_endpoint_must_be_healthy_and_serve_the_same() {
     let health = |body: &'static str, status: &'static str| {
-        Server::with_health(common::nobody(), move |_| common::reply(status, "", body))
+        Server::with_health(nobody(), move |_| reply(status, "", body))
     };
     let good = Server::start(Call::scores);
     let check = |other: &Server| refused(json!({ "endpoints": [good.url(), other.url()], "startup_timeout": 0.3 }));
@@ -195,9 +193,9 @@ fn every_endpoint_must_be_healthy_and_serve_the_same() {
 #[test]
 fn a_server_that_is_still_starting_is_waited_for() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let server = Server::with_health(common::nobody(), move |call| match call.path.as_str() {
+    let server = Server::with_health(nobody(), move |call| match call.path.as_str() {
         "/up/ready" if asked.fetch_add(1, Ordering::SeqCst) < 2 => {
-            common::reply("503 Service Unavailable", "", "loading")
+            reply("503 Service Unavailable", "", "loading")
         }
         "/up/ready" => ok(&json!({ "version": 1, "name": "x" })),
         _ => call.scores(),
@@ -206,7 +204,7 @@ fn a_server_that_is_still_starting_is_waited_for() {
         reward(json!({ "endpoints": [server.url()], "health": "/up/ready", "startup_timeout": 20.0 })).unwrap();
     assert_eq!(score(&mut *late, 2).unwrap(), expected(2));
     // Nobody there at all, at first.
-    let address = common::nobody();
+    let address = nobody();
     let starting = std::thread::spawn(move || {
         sleep(Duration::from_millis(300));
         Server::at(address, Call::scores)
