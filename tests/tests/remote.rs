@@ -148,8 +148,8 @@ fn the_example_server_scores() {
 #[test]
 fn the_example_server_asks_for_its_token() {
     let path = "examples/reward-server/server.py";
-    let server = Script::start(path, &["--port", "0", "--token-env", "PATH"]);
-    let keys = json!({ "endpoints": [server.url], "token_env": "PATH" });
+    let server = Script::start(path, &["--port", "0", "--token-env", "HOME"]);
+    let keys = json!({ "endpoints": [server.url], "token_env": "HOME" });
     assert_near(&score(&mut *reward(&keys), 1).unwrap(), &colourfulness(1));
     let health = server.url.replace("/score", "/health");
     let found = message(try_reward(&json!({ "endpoints": [server.url] })));
@@ -209,7 +209,9 @@ fn of_two_servers_one_dies_between_two_requests() {
     let mut reward = reward(&json!({ "endpoints": [stays.url, dies.url], "batch_size": 1 }));
     assert_near(&score(&mut *reward, 24).unwrap(), &brightness(24));
     assert_eq!(dies.child.wait().unwrap().code(), Some(1), "it did die");
-    assert_eq!(stays.count(), 24 - 3);
+    // One that was under way may have died with it.
+    let count = stays.count();
+    assert!((21..=22).contains(&count), "{count}");
 }
 
 #[test]
@@ -222,6 +224,39 @@ fn several_slow_servers_work_at_once() {
     // 12 requests of 0.2 s, six at a time.
     let took = begun.elapsed().as_secs_f64();
     assert!((0.4..1.6).contains(&took), "{took}");
+}
+
+/// A certificate for 127.0.0.1 that nobody vouches for, with its key.
+fn certificate() -> String {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    made.cert.pem() + &made.signing_key.serialize_pem()
+}
+
+#[test]
+fn https_trusts_what_the_machine_trusts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, name) = file(folder.path(), "certificate.pem");
+    std::fs::write(path, certificate()).unwrap();
+    let server = Script::faulty(&["--tls", &name]);
+    let found = message(try_reward(&json!({ "endpoints": [server.url] })));
+    assert!(found.starts_with(&server.url.replace("/score", "/health: ")), "{found}");
+    assert!(found.contains("invalid peer certificate: "), "{found}");
+    // What is trusted is read from the environment of the process.
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "--ignored", "https_scores"])
+        .env("SSL_CERT_FILE", &name)
+        .env("ADVDMD_TEST_URL", &server.url);
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by `https_trusts_what_the_machine_trusts`, in its environment"]
+fn https_scores() {
+    let url = std::env::var("ADVDMD_TEST_URL").unwrap();
+    assert_near(&score(&mut *reward(&json!({ "endpoints": [url] })), 3).unwrap(), &brightness(3));
 }
 
 /// The bridge to an old server, and the old server.

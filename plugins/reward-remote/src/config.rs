@@ -1,5 +1,6 @@
 //! The configuration table of the reward.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ impl Remote {
             return Err(Error::config(format!("scale: expected a finite number, found {}", self.scale)));
         }
         match self.clamp {
-            Some([low, high]) if !(low < high) => {
+            Some([low, high]) if low.partial_cmp(&high) != Some(Ordering::Less) => {
                 Err(Error::config(format!("clamp: expected [low, high] with low < high, found [{low}, {high}]")))
             }
             _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The reward: a batch cut into requests, and the scores put together again.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use advdmd_sdk::{Error, Needs, Result, Reward, RewardBatch, Scope};
 
@@ -91,7 +91,7 @@ impl Reward for RemoteReward {
         };
         let outcomes: Vec<_> = thread::scope(|scope| {
             let senders: Vec<_> = (0..requests.min(self.pool.capacity())).map(|_| scope.spawn(sender)).collect();
-            senders.into_iter().map(|sender| sender.join()).collect()
+            senders.into_iter().map(ScopedJoinHandle::join).collect()
         });
         let mut parts = Vec::with_capacity(requests);
         for outcome in outcomes {

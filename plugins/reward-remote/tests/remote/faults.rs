@@ -11,7 +11,7 @@ use crate::server::{Call, Server, expected, nobody, ok, refused, reply, reward, 
 
 /// The error of a request for two scores that is answered so, without what stands in front of it, and how often it was
 /// asked for.
-fn error(answer: impl Fn(&Call) -> Vec<u8> + Send + Sync + 'static, keys: Value) -> (String, usize) {
+fn error(answer: impl Fn(&Call) -> Vec<u8> + Send + Sync + 'static, keys: &Value) -> (String, usize) {
     let server = Server::start(answer);
     let mut all = json!({ "endpoints": [server.url()], "retries": 2 });
     all.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
@@ -44,7 +44,7 @@ fn replies_that_are_no_scores_are_errors_at_once() {
         ("", "expected JSON, found something else (EOF while parsing"),
         ("{\"scores\": [1, 2", "expected JSON, found something else (EOF while parsing"),
     ] {
-        let (text, calls) = error(move |_| reply("200 OK", "", body), json!({}));
+        let (text, calls) = error(move |_| reply("200 OK", "", body), &json!({}));
         assert!(text.starts_with("HTTP 200: ") && text.contains(expected), "{text:?} for {body}");
         assert_eq!(calls, 1, "the same would come again");
     }
@@ -65,7 +65,7 @@ fn statuses_that_do_not_pass_are_errors_at_once() {
         "505 HTTP Version Not Supported",
     ] {
         let body = if status.starts_with("204") { "" } else { r#"{"error": "because"}"# };
-        let (text, calls) = error(move |_| reply(status, "", body), json!({}));
+        let (text, calls) = error(move |_| reply(status, "", body), &json!({}));
         assert!(text.starts_with(&format!("HTTP {}", &status[..3])), "{text:?}");
         assert_eq!(text.ends_with("; because"), !body.is_empty(), "{text:?}");
         assert_eq!(calls, 1, "{status}");
@@ -78,7 +78,7 @@ fn redirects_are_not_followed() {
     let location = format!("Location: {}\r\n", other.url());
     for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let location = location.clone();
-        let (text, calls) = error(move |_| reply(status, &location, ""), json!({}));
+        let (text, calls) = error(move |_| reply(status, &location, ""), &json!({}));
         assert!(text.contains(&format!("to {}; redirects are not followed, name that address", other.url())), "{text}");
         assert_eq!(calls, 1);
     }
@@ -100,7 +100,7 @@ fn statuses_that_pass_are_tried_again_and_then_named() {
         let mut recovering = reward(json!({ "endpoints": [server.url()] })).unwrap();
         assert_eq!(score(&mut *recovering, 2).unwrap(), expected(2), "{status}");
         assert_eq!(server.calls().len(), 3);
-        let found = timeless(error(move |_| reply(status, "", "no"), json!({})));
+        let found = timeless(error(move |_| reply(status, "", "no"), &json!({})));
         assert_eq!(found, (format!("HTTP {status}; the reply begins: no (try 3"), 3));
     }
 }
@@ -122,13 +122,13 @@ fn a_reply_that_is_cut_is_tried_again() {
     assert_eq!(score(&mut *reward, 2).unwrap(), expected(2));
     assert_eq!(server.calls().len(), 4);
     let always = |call: &Call| call.scores()[..30].to_vec();
-    assert_eq!(timeless(error(always, json!({}))), ("the connection ended early (try 3".to_owned(), 3));
+    assert_eq!(timeless(error(always, &json!({}))), ("the connection ended early (try 3".to_owned(), 3));
 }
 
 #[test]
 fn what_is_not_http_is_an_error() {
     for garbage in [&b"\x16\x03\x01\x02\x00garbage\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.6\r\n\r\n"] {
-        let (text, calls) = error(move |_| garbage.to_vec(), json!({}));
+        let (text, calls) = error(move |_| garbage.to_vec(), &json!({}));
         assert!(text.starts_with("not a reply of HTTP: "), "{text}");
         assert_eq!(calls, 1);
     }
@@ -148,7 +148,7 @@ fn a_huge_reply_is_not_read_to_its_end() {
             body.resize(3 << 20, b'x');
             reply("200 OK", "", body)
         },
-        json!({}),
+        &json!({}),
     );
     assert_eq!((text.as_str(), calls), ("the reply is longer than 1048576 bytes", 1));
     // An endless one, of no stated length.
@@ -158,7 +158,7 @@ fn a_huge_reply_is_not_read_to_its_end() {
             endless.resize(8 << 20, b' ');
             endless
         },
-        json!({}),
+        &json!({}),
     );
     assert_eq!(text, "the reply is longer than 1048576 bytes");
 }
@@ -180,7 +180,7 @@ fn a_slow_reply_is_given_up_and_tried_again() {
         sleep(Duration::from_secs(1));
         call.scores()
     };
-    let found = timeless(error(slow, json!({ "timeout": 0.2, "retries": 1 })));
+    let found = timeless(error(slow, &json!({ "timeout": 0.2, "retries": 1 })));
     assert_eq!(found, ("no reply within 0.2 s (try 2".to_owned(), 2));
 }
 

@@ -160,9 +160,8 @@ fn images_that_are_none_are_refused_before_anything_is_sent() {
 
 #[test]
 fn every_endpoint_must_be_healthy_and_serve_the_same() {
-    let health = |body: &'static str, status: &'static str| {
-        Server::with_health(nobody(), move |_| reply(status, "", body))
-    };
+    let health =
+        |body: &'static str, status: &'static str| Server::with_health(nobody(), move |_| reply(status, "", body));
     let good = Server::start(Call::scores);
     let check = |other: &Server| refused(json!({ "endpoints": [good.url(), other.url()], "startup_timeout": 0.3 }));
     for (body, status, fault) in [
@@ -194,9 +193,7 @@ fn every_endpoint_must_be_healthy_and_serve_the_same() {
 fn a_server_that_is_still_starting_is_waited_for() {
     let asked = Arc::new(AtomicUsize::new(0));
     let server = Server::with_health(nobody(), move |call| match call.path.as_str() {
-        "/up/ready" if asked.fetch_add(1, Ordering::SeqCst) < 2 => {
-            reply("503 Service Unavailable", "", "loading")
-        }
+        "/up/ready" if asked.fetch_add(1, Ordering::SeqCst) < 2 => reply("503 Service Unavailable", "", "loading"),
         "/up/ready" => ok(&json!({ "version": 1, "name": "x" })),
         _ => call.scores(),
     });

@@ -107,7 +107,7 @@ impl Server {
                 let (now, most) = (Arc::clone(&now), Arc::clone(&most));
                 thread::spawn(move || {
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    serve(stream.unwrap(), &log, &*handler, &now);
+                    serve(&stream.unwrap(), &log, &*handler, &now);
                 });
             }
         });
@@ -141,13 +141,14 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, calls: &Mutex<Vec<Call>>, handler: &Handler, now: &AtomicUsize) {
-    let mut reader = BufReader::new(&stream);
+fn serve(stream: &TcpStream, calls: &Mutex<Vec<Call>>, handler: &Handler, now: &AtomicUsize) {
+    let mut reader = BufReader::new(stream);
     let call = read(&mut reader, calls);
     let answer = call.as_ref().map_or_else(|| reply("400 Bad Request", "", ""), handler);
     now.fetch_sub(1, Ordering::SeqCst);
     // The client may have gone.
-    drop((&stream).write_all(&answer));
+    let mut stream = stream;
+    drop(stream.write_all(&answer));
 }
 
 fn read(reader: &mut impl BufRead, calls: &Mutex<Vec<Call>>) -> Option<Call> {
