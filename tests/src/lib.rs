@@ -1,9 +1,14 @@
 //! Where the built program and plugins lie, and a small run, for tests of the whole system.
 
+mod runs;
+mod script;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use advdmd::config::{Resolved, RunConfig, load_run};
+pub use runs::{Runs, assert_same_numbers, contents, text};
+pub use script::{Script, repository};
 
 /// The shipped plugins, by the stem of their library.
 pub const PLUGINS: [&str; 6] =

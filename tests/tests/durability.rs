@@ -8,80 +8,8 @@ use std::time::Duration;
 
 use advdmd::metrics;
 use advdmd::train::checkpoint::{self, Checkpoint};
-use advdmd_tests::{CONFIG, Installation, PLUGINS, TINY, is_effort};
+use advdmd_tests::{CONFIG, Runs, assert_same_numbers, contents, text};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// An installation with the configuration of a very small run.
-struct Bench(Installation);
-
-impl Bench {
-    fn new() -> Self {
-        let installed = Installation::with(&PLUGINS);
-        installed.write("run.toml", CONFIG);
-        Self(installed)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.folder().join(name)
-    }
-
-    fn command(&self, out: &str, more: &[&str]) -> Command {
-        let mut command = self.0.command(&["train", "run.toml", "--out", out]);
-        for set in TINY {
-            command.args(["--set", set]);
-        }
-        command.args(more).stderr(Stdio::piped());
-        command
-    }
-
-    fn train(&self, out: &str, more: &[&str]) -> Output {
-        self.command(out, more).output().unwrap()
-    }
-
-    /// Trains and gives the newest checkpoint.
-    fn done(&self, out: &str, more: &[&str]) -> Checkpoint {
-        let output = self.train(out, more);
-        assert!(output.status.success(), "{}", text(&output));
-        self.newest(out)
-    }
-
-    fn newest(&self, out: &str) -> Checkpoint {
-        let newest = Checkpoint::open(&checkpoint::latest(&self.path(out)).unwrap().unwrap()).unwrap();
-        newest.verify().unwrap();
-        newest
-    }
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The files of a checkpoint with their hashes, and its counters but for the time.
-fn contents(checkpoint: &Checkpoint) -> (BTreeMap<String, String>, String) {
-    let mut state = checkpoint.index.state.clone();
-    state.seconds = 0.0;
-    let files = checkpoint.index.files.iter().map(|(name, digest)| (name.clone(), digest.sha256.clone())).collect();
-    (files, serde_json::to_string(&state).unwrap())
-}
-
-/// The metrics of a run, but for its effort.
-fn numbers(run: &Path) -> Vec<(u64, BTreeMap<String, f64>)> {
-    let records = metrics::read(&run.join("metrics.jsonl")).unwrap();
-    let results = |values: BTreeMap<String, f64>| values.into_iter().filter(|(name, _)| !is_effort(name));
-    records.into_iter().map(|record| (record.update, results(record.values).collect())).collect()
-}
-
-/// That two runs measured the same; names the first number that differs.
-fn assert_same_numbers(a: &Path, b: &Path) {
-    let (a, b) = (numbers(a), numbers(b));
-    assert_eq!(a.len(), b.len(), "updates");
-    for ((update, a), (other, b)) in a.iter().zip(&b) {
-        assert_eq!((update, a.len()), (other, b.len()));
-        for (name, value) in a {
-            assert_eq!(Some(value), b.get(name), "{name} of update {update}");
-        }
-    }
-}
 
 fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
@@ -107,7 +35,7 @@ fn wait_for(run: &Path, updates: usize, child: &mut Child) {
 /// start without the checkpoint is not the same.
 #[test]
 fn resumed_equals_uninterrupted_and_differs_from_a_cold_start() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let whole = bench.done("whole", &["--set", "schedule.updates=20"]);
     let half = bench.done("halves", &["--set", "schedule.updates=10"]);
     let resumed = bench.done("halves", &["--set", "schedule.updates=20", "--resume"]);
@@ -134,7 +62,7 @@ fn resumed_equals_uninterrupted_and_differs_from_a_cold_start() {
 #[test]
 fn a_killed_run_always_resumes_and_ends_as_the_undisturbed_one() {
     let kills: u32 = std::env::var("ADVDMD_KILLS").map_or(6, |kills| kills.parse().unwrap());
-    let bench = Bench::new();
+    let bench = Runs::new();
     let long = [
         "--set",
         "critic.warmup=3",
@@ -187,7 +115,7 @@ fn a_killed_run_always_resumes_and_ends_as_the_undisturbed_one() {
 #[test]
 fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
     for (name, signal_number) in [("int", Signal::INT), ("term", Signal::TERM)] {
-        let bench = Bench::new();
+        let bench = Runs::new();
         let mut child = bench.command(name, &["--set", "schedule.updates=100000", "--set", "checkpoint.every=100000"]);
         let mut child = child.spawn().unwrap();
         wait_for(&bench.path(name), 3, &mut child);
@@ -205,7 +133,7 @@ fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
 /// twice.
 #[test]
 fn an_evaluation_that_was_stopped_is_made_again_and_not_twice() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let sets = ["--set", "schedule.updates=2", "--set", "eval.every=1"];
     let mut child = bench.command("run", &sets).stderr(Stdio::null()).spawn().unwrap();
     let rows = bench.path("run/eval.jsonl");
@@ -234,7 +162,7 @@ fn an_evaluation_that_was_stopped_is_made_again_and_not_twice() {
 /// A stop in the warm-up is saved too, and the resumed warm-up is the undisturbed one.
 #[test]
 fn a_stop_while_warming_up_loses_nothing() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let long = ["--set", "critic.warmup=100000"];
     let mut child = bench.command("stopped", &long).stderr(Stdio::null()).spawn().unwrap();
     let log = bench.path("stopped/log.jsonl");
@@ -257,7 +185,7 @@ fn a_stop_while_warming_up_loses_nothing() {
 /// ends, or goes on and tries again, as configured.
 #[test]
 fn a_full_disk_costs_no_checkpoint() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let two = bench.done("run", &["--set", "schedule.updates=2"]);
     let before = contents(&two);
     let starved = |more: &str| {
@@ -286,7 +214,7 @@ fn a_full_disk_costs_no_checkpoint() {
 
 #[test]
 fn a_folder_in_use_is_refused() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let mut first = bench.command("run", &["--set", "schedule.updates=100000"]).stderr(Stdio::null()).spawn().unwrap();
     wait_for(&bench.path("run"), 1, &mut first);
     let second = bench.train("run", &["--resume"]);
@@ -299,7 +227,7 @@ fn a_folder_in_use_is_refused() {
 
 #[test]
 fn another_configuration_is_refused_key_by_key() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     bench.done("run", &["--set", "schedule.updates=2"]);
     let more = ["--set", "schedule.updates=4", "--resume", "--set", "student.optimizer.lr=1e-4", "--set", "seed=7"];
     let refused = bench.train("run", &more);
@@ -313,7 +241,7 @@ fn another_configuration_is_refused_key_by_key() {
 
 #[test]
 fn other_prompts_in_the_same_file_are_refused() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let prompts = ["--set", "data.prompts=\"captions.txt\""];
     bench.0.write("captions.txt", "a red 7\na 3\n");
     bench.done("run", &[&prompts[..], &["--set", "schedule.updates=1"]].concat());
@@ -376,7 +304,7 @@ fn another_teacher_or_plugin_is_refused_by_name() {
 /// The newest checkpoint is damaged: refused with the file, or set aside for the one before.
 #[test]
 fn a_damaged_checkpoint_is_refused_or_set_aside() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     bench.done("run", &["--set", "schedule.updates=4", "--set", "checkpoint.every=2"]);
     let newest = bench.newest("run").path;
     let file = newest.join("student.safetensors");
@@ -398,7 +326,7 @@ fn a_damaged_checkpoint_is_refused_or_set_aside() {
 /// A LoRA run saves the low-rank parts, their moments and averages: four floats for each trained one, and no base.
 #[test]
 fn a_lora_checkpoint_holds_no_frozen_weight() {
-    let bench = Bench::new();
+    let bench = Runs::new();
     let lora = "{ type = \"lora\", rank = 2, alpha = 4.0 }";
     let tuning = [format!("student.tuning={lora}"), format!("critic.tuning={lora}")];
     // The shipped teacher this time: 2.3 million weights, so that a forgotten base would show.
