@@ -122,6 +122,16 @@ fn headers_token_and_metadata_go_along() {
 }
 
 #[test]
+fn a_name_with_several_addresses_is_tried_at_all_of_them() {
+    // Often ::1 comes first, where nobody listens.
+    let server = Server::start(Call::scores);
+    let url = format!("http://localhost:{}/score", server.address().port());
+    assert_eq!(score(&mut *reward(json!({ "endpoints": [url] })).unwrap(), 2).unwrap(), expected(2));
+    let message = refused(json!({ "endpoints": ["http://no-such-host.invalid/score"], "startup_timeout": 0.3 }));
+    assert!(message.contains("http://no-such-host.invalid/health: not healthy within 0 s"), "{message}");
+}
+
+#[test]
 fn scores_are_clamped_then_scaled() {
     let server = Server::start(Call::scores);
     let mut clamped = reward(json!({ "endpoints": [server.url()], "scale": 0.5, "clamp": [1.0, 3.0] })).unwrap();
