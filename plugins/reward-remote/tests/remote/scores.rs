@@ -173,7 +173,7 @@ fn every_endpoint_must_be_healthy_and_serve_the_same() {
     let health =
         |body: &'static str, status: &'static str| Server::with_health(nobody(), move |_| reply(status, "", body));
     let good = Server::start(Call::scores);
-    let check = |other: &Server| refused(json!({ "endpoints": [good.url(), other.url()], "startup_timeout": 0.3 }));
+    let check = |other: &Server| refused(json!({ "endpoints": [good.url(), other.url()], "startup_timeout": 20.0 }));
     for (body, status, fault) in [
         (r#"{"version": 2, "name": "first byte"}"#, "200 OK", "speaks version 2 of the protocol, expected 1"),
         (r#"{"name": "first byte"}"#, "200 OK", "expected a number `version` of the protocol, found null"),
@@ -189,11 +189,12 @@ fn every_endpoint_must_be_healthy_and_serve_the_same() {
         let begun = Instant::now();
         let message = check(&bad);
         assert!(message.starts_with(&format!("http://{}/health: {fault}", bad.address())), "{message}");
-        assert!(begun.elapsed() < Duration::from_millis(250), "there is nothing to wait for");
+        assert!(begun.elapsed() < Duration::from_secs(10), "there is nothing to wait for");
     }
     let loading = health(r#"{"error": "loading the model"}"#, "503 Service Unavailable");
     let expected = "not healthy within 0 s (`startup_timeout`): HTTP 503 Service Unavailable; loading the model";
-    assert_eq!(check(&loading), format!("http://{}/health: {expected}", loading.address()));
+    let keys = json!({ "endpoints": [good.url(), loading.url()], "startup_timeout": 0.3 });
+    assert_eq!(refused(keys), format!("http://{}/health: {expected}", loading.address()));
     let other = health(r#"{"version": 1, "name": "last byte", "release": "7"}"#, "200 OK");
     let message = check(&other);
     assert!(message.ends_with("serves `last byte` 7; their scores cannot be compared"), "{message}");
