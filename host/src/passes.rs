@@ -32,6 +32,20 @@ pub struct PassCounts {
     backward: [u64; 3],
 }
 
+impl PassCounts {
+    /// These, and what was counted from `before` to `after`.
+    #[must_use]
+    pub fn plus(self, before: Self, after: Self) -> Self {
+        let sum = |these: [u64; 3], before: [u64; 3], after: [u64; 3]| {
+            std::array::from_fn(|role| these[role] + after[role].saturating_sub(before[role]))
+        };
+        Self {
+            forward: sum(self.forward, before.forward, after.forward),
+            backward: sum(self.backward, before.backward, after.backward),
+        }
+    }
+}
+
 impl PassCounter {
     /// Counts `samples` through a forward pass.
     pub fn forward(&self, role: Role, samples: i64) {

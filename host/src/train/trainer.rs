@@ -24,6 +24,7 @@ use super::student::{StudentContext, accumulate};
 use crate::config::{Optimizer, Resolved, RunConfig};
 use crate::data::{Dataset, Scope};
 use crate::metrics::DIVERSITY;
+use crate::passes::PassCounts;
 use crate::pretrain::adamw;
 use crate::prompts::PromptTable;
 use crate::random::{Random, Stream};
@@ -66,6 +67,8 @@ pub struct Trainer {
     guard: Guard,
     /// The batch of an update that went wrong, and the counters before it.
     failed: Option<(State, Rollout)>,
+    /// Passes before and after the critic's part of the newest update.
+    critic_passes: [PassCounts; 2],
 }
 
 impl Trainer {
@@ -139,6 +142,7 @@ impl Trainer {
             guard: Guard::new(device)?,
             state: State::default(),
             failed: None,
+            critic_passes: [PassCounts::default(); 2],
             identity,
             config,
             networks,
@@ -198,13 +202,14 @@ impl Trainer {
         self.guard = Guard::new(device)?;
         let mut meter = Meter::default();
         let mut clock = Clock::start();
+        let begun = self.networks.passes.counts();
         let rollout = self.roll(self.state.update)?;
         clock.lap("rollout", &mut meter);
         let learned = self.learn(&rollout, &mut clock, &mut meter);
         let learned = match learned {
             // What a plugin says of NaN is a consequence; the guard knows the cause.
             Err(error) if !self.guard.has_tripped() => {
-                self.keep_critic(meter)?;
+                self.keep_critic(meter, begun)?;
                 return Err(error);
             }
             learned => learned,
@@ -237,9 +242,12 @@ impl Trainer {
     }
 
     /// After an update that a plugin broke off: if the critic had learned by then, keeps what it measured, so that the update
-    /// goes on from there. The student has not moved.
-    fn keep_critic(&mut self, meter: Meter) -> Result<()> {
+    /// goes on from there. The student has not moved. What will be done again is not counted: `begun` are the passes before
+    /// the update.
+    fn keep_critic(&mut self, meter: Meter, begun: PassCounts) -> Result<()> {
         self.drop_gradients()?;
+        let [before, after] = self.critic_passes;
+        self.networks.passes.restore(begun.plus(before, after));
         if self.state.unfinished.is_none() && self.state.critic_updates == self.critic_updates_at(1) {
             let mut values = meter.read()?;
             values.retain(|name, _| name.starts_with("critic/"));
@@ -263,8 +271,10 @@ impl Trainer {
         meter.add(DIVERSITY, &rollout.diversity(self.config.batch.group_size)?, 1.0);
         let pending = self.begin_scoring(rollout)?;
         clock.lap("reward", meter);
+        self.critic_passes = [self.networks.passes.counts(); 2];
         if self.state.unfinished.is_none() {
             self.train_critic(rollout, self.config.critic.updates as u64, meter)?;
+            self.critic_passes[1] = self.networks.passes.counts();
         }
         clock.lap("critic", meter);
         let scores = self.finish_scoring(rollout, pending)?;
