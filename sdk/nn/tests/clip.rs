@@ -1,11 +1,12 @@
-//! CLIP's text encoder against transformers: `tests/golden/sd3.py` made the reference values.
+//! CLIP's text encoder against transformers: `tests/golden/sd3.py` made the reference values. The whole model is held against
+//! it by the tests of reward-clip.
 
 use std::path::{Path, PathBuf};
 
-use advdmd_nn::clip::{ClipText, ClipTextConfig};
+use advdmd_nn::clip::{Activation, ClipConfig, ClipText, ClipTextConfig, ClipVisionConfig};
 use advdmd_nn::{Params, Weights, read_json};
 use advdmd_sdk::Tuning;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 fn golden(name: &str) -> PathBuf {
@@ -88,4 +89,39 @@ fn wrong_input_is_an_error_that_names_it() {
     );
     assert_eq!(refused("hidden_size", 0.into()), "hidden_size: expected 1 to 1048576, found 0");
     assert!(refused("hidden_act", "relu".into()).contains("unknown variant `relu`, expected `quick_gelu` or `gelu`"));
+}
+
+/// `config.json` as older and newer versions of transformers write it, and with all that may be left out.
+#[test]
+fn configurations_have_the_defaults_of_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let read = |json: Value| {
+        std::fs::write(&path, json.to_string()).unwrap();
+        ClipConfig::read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "FILE"))
+    };
+    let plain = read(json!({})).unwrap();
+    let text = ClipTextConfig { projection_dim: 512, ..ClipTextConfig::default() };
+    assert_eq!(plain, ClipConfig { text, vision: ClipVisionConfig::default(), projection_dim: 512 });
+    assert_eq!((plain.text.hidden_size, plain.vision.hidden_size, plain.vision.grid()), (512, 768, 7));
+    // The whole model's projection counts; a `..._config_dict` overrules all of its part, as an older version's file has it.
+    let both = read(json!({
+        "projection_dim": 1024,
+        "text_config": { "hidden_size": 640, "hidden_act": "gelu", "projection_dim": 7 },
+        "vision_config": { "hidden_size": 960, "hidden_act": "gelu" }, "vision_config_dict": { "patch_size": 16 },
+        "text_config_dict": null,
+    }));
+    let both = both.unwrap();
+    assert_eq!((both.text.hidden_size, both.text.hidden_act, both.text.projection_dim), (640, Activation::Gelu, 1024));
+    let vision = ClipVisionConfig { patch_size: 16, ..ClipVisionConfig::default() };
+    assert_eq!(both.vision, vision);
+    let refused = |json: Value| read(json).unwrap_err();
+    assert_eq!(
+        refused(json!({ "vision_config": { "patch_size": 225 } })),
+        "FILE: vision_config: patch_size: expected at most image_size = 224, found 225"
+    );
+    assert_eq!(
+        refused(json!({ "projection_dim": 0 })),
+        "FILE: text_config: projection_dim: expected 1 to 1048576, found 0"
+    );
 }

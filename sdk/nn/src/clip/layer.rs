@@ -59,16 +59,32 @@ impl Layer {
     /// # Errors
     /// libtorch's.
     pub fn forward(&self, x: &Tensor, causal: bool) -> Result<Tensor> {
-        let x = x.f_add(&self.attend(&self.norm1.forward(x)?, causal)?)?;
+        let normed = self.norm1.forward(x)?;
+        self.finish(x, &self.attend(&normed, &normed, causal)?)
+    }
+
+    /// The first token `[B, 1, C]` of the result for tokens `[B, N, C]` that see all, without computing the others.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn first(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        self.finish(&x.f_narrow(1, 0, 1)?, &self.attend(&normed.f_narrow(1, 0, 1)?, &normed, false)?)
+    }
+
+    /// What comes behind the attention.
+    fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let x = x.f_add(attended)?;
         let inner = self.activation.forward(&self.project_in.forward(&self.norm2.forward(&x)?)?)?;
         Ok(x.f_add(&self.project_out.forward(&inner)?)?)
     }
 
-    fn attend(&self, x: &Tensor, causal: bool) -> Result<Tensor> {
-        let heads = |linear: &Linear| -> Result<Tensor> {
+    /// What the tokens `of` take from the tokens `from`.
+    fn attend(&self, of: &Tensor, from: &Tensor, causal: bool) -> Result<Tensor> {
+        let heads = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
             Ok(linear.forward(x)?.f_unflatten(-1, [self.heads, -1])?.f_transpose(1, 2)?)
         };
-        let (query, key, value) = (heads(&self.query)?, heads(&self.key)?, heads(&self.value)?);
+        let (query, key, value) = (heads(&self.query, of)?, heads(&self.key, from)?, heads(&self.value, from)?);
         let attended =
             Tensor::f_scaled_dot_product_attention(&query, &key, &value, None::<&Tensor>, 0.0, causal, None, false)?;
         self.output.forward(&attended.f_transpose(1, 2)?.f_flatten(2, 3)?)

@@ -72,8 +72,12 @@ impl ClipVision {
         let class = self.class.f_expand([size[0], 1, width], false)?;
         let tokens = Tensor::f_cat(&[class, patches.f_flatten(2, 3)?.f_transpose(1, 2)?], 1)?;
         let mut x = self.first_norm.forward(&tokens.f_add(&self.positions)?)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, false)?;
+        // Only the class token is read, so the last layer computes no other.
+        if let Some((last, others)) = self.layers.split_last() {
+            for layer in others {
+                x = layer.forward(&x, false)?;
+            }
+            x = last.first(&x)?;
         }
         self.projection.forward(&self.final_norm.forward(&x.f_select(1, 0)?)?)
     }
