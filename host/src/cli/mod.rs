@@ -3,6 +3,7 @@
 mod check;
 mod compute_args;
 mod config;
+mod convert;
 mod demo;
 mod digits;
 mod eval;
@@ -61,6 +62,9 @@ enum Command {
     Eval(eval::Eval),
     /// Write a student in the format of another tool, and prove that it arrived
     Export(export::Export),
+    /// Bring weights of other tools to the layout that plugins read
+    #[command(subcommand)]
+    Convert(convert::Command),
     /// Distil the digit teacher into a 4-step student and show the result
     Demo(demo::Demo),
     /// Go once more through an update that was not finite, and show every tensor on the way
@@ -119,6 +123,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Sample(args) => sample::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Convert(command) => convert::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Check(command) => check::run(&command),
