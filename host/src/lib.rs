@@ -20,6 +20,7 @@ pub mod model;
 pub mod objective;
 pub mod parity;
 pub mod passes;
+pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod png;
@@ -31,6 +32,7 @@ pub mod random;
 pub mod registry;
 pub mod report;
 pub mod sampling;
+pub mod score;
 pub mod train;
 
 pub use error::{Error, Result};

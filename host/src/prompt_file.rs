@@ -1,6 +1,9 @@
-//! Files of prompts: one a line, or a JSON list of strings.
+//! Files of prompts: one a line, or a JSON list of strings; and files that say which image is whose.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+
+use serde::Deserialize;
 
 use crate::{Error, Result};
 
@@ -39,6 +42,65 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Prompts of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Assigned {
+    /// One for each image, in the order of the images.
+    InOrder(Vec<String>),
+    /// By the end of an image's path, such as its file name.
+    ByName(BTreeMap<String, String>),
+}
+
+/// Prompts of images: a JSON object of file names and prompts (`.json`), a `metadata.jsonl` of Hugging Face's `imagefolder` with
+/// `file_name` and `text` (`.jsonl`), or a file that [`read`] takes, such as the `prompts.json` that `advdmd sample` writes.
+///
+/// # Errors
+/// As [`read`]; a JSON file of another form, or two prompts for one name: names the file and the line.
+pub fn read_assigned(path: &Path) -> Result<Assigned> {
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let text = || std::fs::read_to_string(path).map_err(Error::file("read", path));
+    let named = match ending.as_str() {
+        "jsonl" => by_line(path, &text()?)?,
+        "json" => {
+            let text = text()?;
+            if !text.trim_start().starts_with('{') {
+                return in_order(path);
+            }
+            serde_json::from_str(&text).map_err(|error| {
+                Error::content(path, format!("not a JSON object of file names and prompts: {error}"))
+            })?
+        }
+        _ => return in_order(path),
+    };
+    if named.is_empty() {
+        return Err(Error::content(path, "holds no prompt"));
+    }
+    Ok(Assigned::ByName(named))
+}
+
+fn in_order(path: &Path) -> Result<Assigned> {
+    Ok(Assigned::InOrder(read(path)?.into_iter().map(|row| row.prompt).collect()))
+}
+
+fn by_line(path: &Path, text: &str) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Line {
+        file_name: String,
+        text: String,
+    }
+    let mut named = BTreeMap::new();
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fail = |message: String| Error::content(path, format!("line {}: {message}", at + 1));
+        let Line { file_name, text } = serde_json::from_str(line)
+            .map_err(|error| fail(format!("expected a JSON object with `file_name` and `text`: {error}")))?;
+        if named.get(&file_name).is_some_and(|other| *other != text) {
+            return Err(fail(format!("a second prompt for {file_name:?}")));
+        }
+        named.insert(file_name, text);
+    }
+    Ok(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +120,35 @@ mod tests {
         let found = |bytes| rows(bytes).map_err(|error| error.to_string());
         assert_eq!(found(b"a 7 \r\n\n[x] b\n"), expected(["line 1", "line 3"]));
         assert_eq!(found(b" [\"a 7\",\n\"[x] b\"]"), expected(["entry 1", "entry 2"]));
+    }
+
+    #[test]
+    fn prompts_of_images_have_several_forms() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            read_assigned(&path).map_err(|error| error.to_string())
+        };
+        let named = Ok(Assigned::ByName([("a.png".into(), "a 7".into()), ("b/c.png".into(), String::new())].into()));
+        assert_eq!(of("p.json", " {\"a.png\": \"a 7\", \"b/c.png\": \"\"}"), named);
+        let lines = "{\"file_name\": \"a.png\", \"text\": \"a 7\", \"more\": 1}\n\n{\"text\": \"\", \"file_name\": \"b/c.png\"}\n";
+        assert_eq!(of("metadata.jsonl", lines), named);
+        let ordered = Ok(Assigned::InOrder(vec!["a 7".into(), "{b}".into()]));
+        assert_eq!(of("q.json", "[\"a 7\", \"{b}\"]"), ordered);
+        assert_eq!(of("p.txt", "a 7\n{b}\n"), ordered);
+        for (name, text, part) in [
+            ("p.json", "{\"a.png\": 3}", "not a JSON object of file names and prompts"),
+            ("p.json", "{}", "holds no prompt"),
+            (
+                "m.jsonl",
+                "{\"file_name\": \"a\", \"text\": \"x\"}\n{\"file_name\": \"a\", \"text\": \"y\"}",
+                "line 2: a second prompt",
+            ),
+            ("m.jsonl", "{\"file_name\": \"a\"}", "line 1: expected a JSON object"),
+        ] {
+            let message = of(name, text).unwrap_err();
+            assert!(message.contains(part), "{part:?} in {message}");
+        }
     }
 }

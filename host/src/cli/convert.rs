@@ -77,7 +77,7 @@ fn summary(args: &Clip, converted: &Converted) -> String {
         Some(name) => format!("{name}-{}", architecture.patch),
         None => "CLIP model".to_owned(),
     };
-    let tower = |tower: &advdmd::convert::open_clip::Tower| {
+    let tower = |tower: &convert::open_clip::Tower| {
         format!("width {}, {} layers, {} heads", tower.width, tower.layers, tower.heads)
     };
     let activation = match args.quick_gelu {

@@ -20,6 +20,7 @@ mod replay;
 mod report;
 mod run_config;
 mod sample;
+mod score;
 mod train;
 
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Sample(sample::Sample),
     /// Score a student or a backbone on a suite
     Eval(eval::Eval),
+    /// Score images in files with rewards
+    Score(score::Score),
     /// Write a student in the format of another tool, and prove that it arrived
     Export(export::Export),
     /// Bring weights of other tools to the layout that plugins read
@@ -122,6 +125,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Convert(command) => convert::run(&command),
         Command::Demo(args) => demo::run(&args),

@@ -49,7 +49,7 @@ pub struct Converted {
 /// Converts the weights of an `open_clip` model to a folder of transformers' `CLIPModel`.
 ///
 /// # Errors
-/// A file that cannot be read, asks to run something, or holds something else than one CLIP model with a ViT; a tokenizer
+/// A file that cannot be read, asks to run something, or holds something else than one CLIP model with a `ViT`; a tokenizer
 /// that does not fit; an occupied folder; a disk error. Nothing is left behind.
 pub fn clip(input: &Path, out: &Path, options: &ClipOptions) -> Result<Converted> {
     let out = std::path::absolute(out).map_err(Error::file("find", out))?;

@@ -120,7 +120,7 @@ impl Architecture {
         let get = |name: &str, rank: usize| -> Result<&[usize], String> {
             let name = format!("{prefix}{name}");
             let shape = *shapes.get(name.as_str()).ok_or_else(|| format!("{} is missing", shown(&name)))?;
-            if shape.len() != rank || shape.iter().any(|size| *size == 0) {
+            if shape.len() != rank || shape.contains(&0) {
                 return Err(format!("{} has shape {shape:?}, expected {rank} dimensions", shown(&name)));
             }
             Ok(shape)

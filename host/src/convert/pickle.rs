@@ -242,9 +242,8 @@ impl<'a> Machine<'a> {
             // Python 2 wrote names as byte strings, quoted in protocol 0.
             b'S' => {
                 let line = self.line()?;
-                let inner = match line {
-                    [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-                    _ => return Err(self.damaged("a text without quotes")),
+                let ([b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"']) = line else {
+                    return Err(self.damaged("a text without quotes"));
                 };
                 self.text(inner)?
             }

@@ -6,7 +6,6 @@ use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::{Error, Result, files};
@@ -34,7 +33,7 @@ fn copy(source: &Path, folder: &Path, vocabulary: usize) -> Result<()> {
     let has = |name: &str| source.join(name).is_file();
     let (path, tokens) = if has("vocab.json") && has("merges.txt") {
         let path = source.join("vocab.json");
-        let tokens = files::read_json::<BTreeMap<String, IgnoredAny>>(&path)?.len();
+        let tokens = files::read_json::<BTreeMap<String, usize>>(&path)?.len();
         (path, tokens)
     } else if has("tokenizer.json") {
         #[derive(serde::Deserialize)]
@@ -43,7 +42,7 @@ fn copy(source: &Path, folder: &Path, vocabulary: usize) -> Result<()> {
         }
         #[derive(serde::Deserialize)]
         struct Model {
-            vocab: BTreeMap<String, IgnoredAny>,
+            vocab: BTreeMap<String, usize>,
         }
         let path = source.join("tokenizer.json");
         let tokens = files::read_json::<Tokenizer>(&path)?.model.vocab.len();
@@ -96,8 +95,8 @@ fn make(source: &Path, folder: &Path, vocabulary: usize, context: usize) -> Resu
     let ids: BTreeMap<String, usize> = tokens.enumerate().map(|(id, token)| (token, id)).collect();
     fits(source, ids.len(), vocabulary)?;
     files::write_json(&folder.join("vocab.json"), &ids)?;
-    let lines: String = merges.iter().map(|merge| format!("{merge}\n")).collect();
-    files::write(&folder.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
+    let lines = merges.join("\n");
+    files::write(&folder.join("merges.txt"), format!("#version: 0.2\n{lines}\n").as_bytes())?;
     files::write_json(
         &folder.join("tokenizer_config.json"),
         &json!({

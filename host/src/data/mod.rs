@@ -1,7 +1,6 @@
 //! Prompts and the real images that belong to them.
 
 mod braces;
-mod complete;
 mod digits;
 mod folder;
 mod images;

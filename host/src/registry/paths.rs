@@ -48,11 +48,19 @@ impl Registry {
     /// # Errors
     /// A component that no plugin provides, a path that leads nowhere, or a model that is not there.
     pub fn resolve_component(&self, kind: Kind, component: &mut Component) -> Result<()> {
+        self.resolve_component_in(kind, component, Path::new(""))
+    }
+
+    /// The same, relative to the folder `base`.
+    ///
+    /// # Errors
+    /// As [`Registry::resolve_component`].
+    pub fn resolve_component_in(&self, kind: Kind, component: &mut Component, base: &Path) -> Result<()> {
         let schema = SchemaView::new(self.schema(kind, &component.r#type)?);
         let hub = Hub::from_env();
         for (key, value) in &mut component.options {
             if let Some(view) = schema.child(key, None) {
-                resolve_json(value, &KeyPath::of(key), view, None, &hub)?;
+                resolve_json(value, &KeyPath::of(key), view, None, (&hub, base))?;
             }
         }
         Ok(())
@@ -87,25 +95,31 @@ fn path_strings(schema: SchemaView<'_>, table: &Node, leaf: &KeyPath) -> Vec<(Ke
     std::iter::once(leaf.clone()).chain(elements).filter_map(marked).collect()
 }
 
-/// Resolves the paths of a value that stands in no file; `outer` is the mark of the array around it.
+/// Resolves the paths of a value, with the hub and the folder that they are relative to; `outer` is the mark of the array
+/// around it.
 fn resolve_json(
     value: &mut Json,
     key: &KeyPath,
     view: SchemaView<'_>,
     outer: Option<PathFormat>,
-    hub: &Hub,
+    from: (&Hub, &Path),
 ) -> Result<()> {
+    let (hub, base) = from;
     let format = view.path_format().or(outer);
     match value {
         Json::String(text) => match format {
             Some(PathFormat::Model) => {
-                let found = hub.find(text, Path::new(""));
+                let found = hub.find(text, base);
                 let found =
                     found.map_err(|Missing { message, hint }| Error::usage(format!("`{key}`: {message}"), hint))?;
                 *text = found.to_string_lossy().into_owned();
             }
-            Some(PathFormat::Path) if !Path::new(text).exists() => {
-                return Err(Error::usage(format!("`{key}`: {text} does not exist"), None));
+            Some(PathFormat::Path) => {
+                let path = base.join(&*text);
+                if !path.exists() {
+                    return Err(Error::usage(format!("`{key}`: {} does not exist", path.display()), None));
+                }
+                *text = path.to_string_lossy().into_owned();
             }
             _ => {}
         },
@@ -113,13 +127,13 @@ fn resolve_json(
             for (index, item) in items.iter_mut().enumerate() {
                 let index = index.to_string();
                 let inner = view.child(&index, None).unwrap_or(view);
-                resolve_json(item, &key.child(&index), inner, format, hub)?;
+                resolve_json(item, &key.child(&index), inner, format, from)?;
             }
         }
         Json::Object(table) => {
             for (name, item) in table {
                 if let Some(inner) = view.child(name, None) {
-                    resolve_json(item, &key.child(name), inner, None, hub)?;
+                    resolve_json(item, &key.child(name), inner, None, from)?;
                 }
             }
         }

@@ -6,18 +6,21 @@
 mod config;
 mod header;
 mod index;
+mod pickle;
 mod weights;
 
 pub use config::config;
 pub use header::header;
 pub use index::index;
+pub use pickle::pickle;
 pub use weights::weights;
 
 /// A target: its name, which is also that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [("header", header), ("config", config), ("index", index), ("weights", weights)];
+pub const TARGETS: [Target; 5] =
+    [("header", header), ("config", config), ("index", index), ("weights", weights), ("pickle", pickle)];
 
 /// A message that can stand in a list of messages.
 fn assert_one_line(message: &str) {

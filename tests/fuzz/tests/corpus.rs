@@ -84,3 +84,8 @@ fn indices() {
 fn weights() {
     holds("weights");
 }
+
+#[test]
+fn pickles() {
+    holds("pickle");
+}

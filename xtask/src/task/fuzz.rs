@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 /// All targets, the names of the programs in `tests/fuzz`.
-const TARGETS: [&str; 4] = ["header", "config", "index", "weights"];
+const TARGETS: [&str; 5] = ["header", "config", "index", "weights", "pickle"];
 
 pub fn run(project: &Project, options: &Options) -> Result<()> {
     libtorch::require(project)?;
