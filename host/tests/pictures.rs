@@ -6,16 +6,6 @@ use advdmd::picture::{Reading, decode, size_of_file};
 use advdmd_nn::Weights;
 use tch::Device;
 
-/// The largest difference from Pillow's pixels. Where nothing is lost there is none; decoders of lossy files round in their own
-/// ways: JPEG's transform and chroma are not exact in any.
-fn tolerance(name: &str) -> u8 {
-    match name {
-        "cmyk.jpg" | "noise-420.jpg" => 4,
-        name if name.ends_with(".jpg") || name == "lossy.webp" => 3,
-        _ => 0,
-    }
-}
-
 #[test]
 fn pixels_are_pillows() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pictures");
@@ -32,7 +22,7 @@ fn pixels_are_pillows() {
         let pixels = Vec::<u8>::try_from(pixels.reshape(-1)).unwrap();
         let apart = image.as_raw().iter().zip(&pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         println!("{name}: {apart}");
-        if apart > tolerance(name) {
+        if apart > 0 {
             wrong.push(format!("{name}: {apart} apart"));
         }
         count += 1;

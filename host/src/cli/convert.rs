@@ -12,7 +12,7 @@ use super::output;
 /// What to convert.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Weights of an `open_clip` model, such as HPS_v2.1_compressed.pt, to a folder of transformers' CLIPModel
+    /// Weights of an `open_clip` model, such as `HPS_v2.1_compressed.pt`, to a folder of transformers' `CLIPModel`
     Clip(Clip),
 }
 
@@ -26,17 +26,18 @@ pub struct Clip {
     /// Type of the written numbers [default: that of the file; f32 where it holds several]
     #[arg(long, value_enum)]
     dtype: Option<Type>,
-    /// The tokenizer: a folder with vocab.json and merges.txt or tokenizer.json, or open_clip's bpe_simple_vocab_16e6.txt.gz
+    /// The tokenizer: a folder with vocab.json and merges.txt or tokenizer.json, or
+    /// `open_clip`'s `bpe_simple_vocab_16e6.txt.gz`
     #[arg(long, value_name = "DIR|FILE.txt.gz")]
     tokenizer: Option<PathBuf>,
-    /// Attention heads of the image's transformer, for a model that open_clip has not published
+    /// Attention heads of the image's transformer, for a model that `open_clip` has not published
     #[arg(long, value_name = "N", value_parser = super::at_least_one)]
     vision_heads: Option<usize>,
     /// Attention heads of the text's transformer, likewise
     #[arg(long, value_name = "N", value_parser = super::at_least_one)]
     text_heads: Option<usize>,
-    /// Whether the activation is quick_gelu, as in models of OpenAI, MetaCLIP and DFN; no weight tells it [default: false,
-    /// which is open_clip's own and right for LAION's models, HPSv2 and PickScore]
+    /// Whether the activation is `quick_gelu`, as in models of `OpenAI`, `MetaCLIP` and DFN; no weight tells it [default:
+    /// false, which is `open_clip`'s own and right for LAION's models, HPSv2 and `PickScore`]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     quick_gelu: Option<bool>,
 }

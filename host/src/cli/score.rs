@@ -14,12 +14,7 @@ use super::compute_args::device_name;
 use super::output;
 
 /// The options of `advdmd score`.
-///
-/// Pixels are what Pillow's `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")` gives, so that scores are those of the
-/// rewards' reference pipelines: transparency is dropped, GIFs count by their first frame, of 16 bits the upper 8 are taken
-/// (of grey too, which Pillow clips to white).
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub struct Score {
     /// A reward and its keys, such as 'type=hps,model=DIR'; may be repeated. Quotes as in TOML; `name` is its label
     #[arg(long = "reward", value_name = "KEY=VALUE,..", required_unless_present = "config")]
@@ -27,11 +22,15 @@ pub struct Score {
     /// Take the [[reward]] tables of this file too, and its [plugins] paths; the configuration of a run will do
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Folders of images, in natural order of their names, or single files: PNG, JPEG, WebP, GIF
+    /// Folders of images, in natural order of their names, or single files: PNG, JPEG, `WebP`, GIF
+    ///
+    /// Their pixels are what Pillow's `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")` gives, so that scores are
+    /// those of the rewards' reference pipelines: transparency is dropped, a GIF counts by its first frame, of 16 bits the
+    /// upper 8 are taken (of grey too, which Pillow clips to white).
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     images: Vec<PathBuf>,
     /// Their prompts: a JSON list or one a line, in the order of the images; a JSON object {file name: prompt}; or a
-    /// metadata.jsonl with file_name and text
+    /// metadata.jsonl with `file_name` and `text`
     #[arg(long, value_name = "FILE", required_unless_present = "prompt", conflicts_with = "prompt")]
     prompts: Option<PathBuf>,
     /// One prompt for all images

@@ -2,6 +2,7 @@
 
 mod complete;
 mod gif;
+mod jpeg;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
@@ -65,12 +66,16 @@ fn seen_size(mut decoder: impl ImageDecoder) -> Result<[u32; 2], String> {
 /// A format that is not one of the reading's, or a file that is damaged; in words.
 pub fn decode(bytes: &[u8], reading: Reading) -> Result<RgbImage, String> {
     is_whole(bytes)?;
-    if reading == Reading::Pillow && image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Gif) {
+    let format = image::guess_format(bytes).ok().filter(|_| reading == Reading::Pillow);
+    if format == Some(ImageFormat::Gif) {
         return gif::first_frame(bytes);
     }
     let mut decoder = decoder(Cursor::new(bytes), reading)?;
     let orientation = decoder.orientation().map_err(|error| error.to_string())?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    let mut image = match format {
+        Some(ImageFormat::Jpeg) => DynamicImage::ImageRgb8(jpeg::decode(bytes)?),
+        _ => DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?,
+    };
     image.apply_orientation(orientation);
     Ok(match reading {
         Reading::OnWhite if image.color().has_alpha() => on_white(&image),
