@@ -19,7 +19,7 @@ pub struct Colour {
     /// Says that it reads features.
     #[serde(default)]
     features: bool,
-    /// Scores an image of this mean with NaN.
+    /// Scores an image of this mean, within a thousandth, with NaN.
     #[serde(default)]
     nan_at: Option<f32>,
     /// Seconds to wait before each batch.
@@ -60,7 +60,8 @@ impl Reward for Colour {
             colour.iter().sum::<f32>() / plane as f32
         });
         let scored = means.zip(&batch.prompts).map(|(mean, prompt)| {
-            if self.nan_at == Some(mean) { f32::NAN } else { mean + self.per_letter * prompt.chars().count() as f32 }
+            let nan = self.nan_at.is_some_and(|at| (at - mean).abs() < 1e-3);
+            if nan { f32::NAN } else { mean + self.per_letter * prompt.chars().count() as f32 }
         });
         Ok(scored.collect())
     }
