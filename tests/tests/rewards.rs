@@ -97,7 +97,7 @@ fn the_log_tells_what_each_reward_gives() {
     let runs = Runs::new();
     let server = Script::faulty(&[]);
     let constant = format!(
-        ", {{ type = \"remote\", name = \"constant\", endpoints = [\"{}\"], weight = 1.0, clamp = [5.0, 6.0] }}]",
+        ", {{ type = \"remote\", name = \"constant\", endpoints = [\"{}\"], weight = 1.0, clamp_min = 5.0 }}]",
         server.url
     );
     let reward = hybrid(&server.url, ", discount = 0.5").trim_end_matches(']').to_owned() + &constant;

@@ -197,8 +197,7 @@ fn watched(looks: &[Look], domain: Domain) -> Vec<Panel> {
     let panel = |title: &str, definition: &str, chart: &Chart| {
         Panel::new(title.to_owned(), definition.to_owned(), chart, domain)
     };
-    type Scores = BTreeMap<String, Vec<f32>>;
-    let curves = |label: &'static str, of: fn(&Look) -> &Scores| {
+    let curves = |label: &'static str, of: fn(&Look) -> &BTreeMap<String, Vec<f32>>| {
         let names = of(first).keys();
         names.map(move |name| {
             let spread = mean_and_error(&of(first)[name]).map_or(1.0, |(_, error)| {

@@ -1,6 +1,5 @@
 //! The configuration table of the reward.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,8 +48,10 @@ pub struct Remote {
     pub metadata: Map<String, Value>,
     /// Factor on each score.
     pub scale: f64,
-    /// Bounds `[low, high]` of each score, applied before `scale`.
-    pub clamp: Option<[f64; 2]>,
+    /// Scores below are raised to this, after `scale`.
+    pub clamp_min: Option<f64>,
+    /// Scores above are lowered to this, after `scale`.
+    pub clamp_max: Option<f64>,
 }
 
 impl Default for Remote {
@@ -70,7 +71,8 @@ impl Default for Remote {
             token_env: None,
             metadata: Map::new(),
             scale: 1.0,
-            clamp: None,
+            clamp_min: None,
+            clamp_max: None,
         }
     }
 }
@@ -109,9 +111,14 @@ impl Remote {
         if !self.scale.is_finite() {
             return Err(Error::config(format!("scale: expected a finite number, found {}", self.scale)));
         }
-        match self.clamp {
-            Some([low, high]) if low.partial_cmp(&high) != Some(Ordering::Less) => {
-                Err(Error::config(format!("clamp: expected [low, high] with low < high, found [{low}, {high}]")))
+        for (key, bound) in [("clamp_min", self.clamp_min), ("clamp_max", self.clamp_max)] {
+            if let Some(bound) = bound.filter(|bound| !bound.is_finite()) {
+                return Err(Error::config(format!("{key}: expected a finite number, found {bound}")));
+            }
+        }
+        match (self.clamp_min, self.clamp_max) {
+            (Some(least), Some(most)) if least >= most => {
+                Err(Error::config(format!("clamp_max: expected more than clamp_min = {least}, found {most}")))
             }
             _ => Ok(()),
         }
@@ -255,7 +262,7 @@ mod tests {
             (|r| r.backoff = f64::NAN, "backoff: "),
             (|r| r.retries = 1001, "retries: "),
             (|r| r.scale = f64::INFINITY, "scale: expected a finite number, found inf"),
-            (|r| r.clamp = Some([1.0, 1.0]), "clamp: expected [low, high] with low < high, found [1, 1]"),
+            (|r| (r.clamp_min, r.clamp_max) = (Some(1.0), Some(1.0)), "clamp_max: expected more than clamp_min = 1, found 1"),
             (|r| drop(r.headers.insert("a b".into(), "c".into())), "headers.a b: not the name"),
             (|r| drop(r.headers.insert("a".into(), "b\nc: d".into())), "headers.a: not the value"),
             (|r| drop(r.headers.insert("Authorization".into(), "x".into())), "`token_env`"),

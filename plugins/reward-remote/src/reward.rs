@@ -46,11 +46,12 @@ impl RemoteReward {
         })
     }
 
-    /// Clamped, scaled, and as float32.
+    /// Scaled, clamped, and as float32.
     fn finish(&self, scores: &[f64]) -> Result<Vec<f32>, String> {
         let finish = |(index, &score): (usize, &f64)| {
-            let clamped = self.config.clamp.map_or(score, |[low, high]| score.clamp(low, high));
-            let finished = (self.config.scale * clamped) as f32;
+            let scaled = self.config.scale * score;
+            let raised = self.config.clamp_min.map_or(scaled, |least| scaled.max(least));
+            let finished = self.config.clamp_max.map_or(raised, |most| raised.min(most)) as f32;
             finished.is_finite().then_some(finished).ok_or_else(|| format!("score {index} is {score}, too large"))
         };
         scores.iter().enumerate().map(finish).collect()
