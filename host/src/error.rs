@@ -49,6 +49,9 @@ pub enum Error {
         /// What the plugin says, or what the host refused.
         source: advdmd_sdk::Error,
     },
+    /// The user asked to stop, and what was under way can be gone on with.
+    #[error("stopped")]
+    Stopped,
     /// A loss, a gradient or a reward's mean is not finite.
     #[error("update {update}: {name} is {value}{}{}", found(finding.as_deref()), kept_in(kept.as_deref()))]
     NotFinite {

@@ -155,6 +155,24 @@ proptest! {
     }
 
     #[test]
+    fn where_a_discount_leaves_nothing_a_reward_is_not_there((shape, rewards) in rewards(), weight in 0.1..5.0f64) {
+        let judged = |scores: &[f32], weight, discount| Judged {
+            scores: Tensor::from_slice(scores).view(shape.map(|size| size as i64)),
+            weight,
+            on: vec![true; shape[2]],
+            discount,
+            std_floor: 0.0,
+        };
+        let first = || judged(&rewards[0].0, 1.0, 1.0);
+        let reversed = reversed(shape, &rewards[0].0);
+        let both = advantage::combine(&[first(), judged(&reversed, weight, 0.0)], Normalize::Group).unwrap();
+        let alone = advantage::combine(&[first()], Normalize::Group).unwrap();
+        let earlier = shape[2] as i64 - 1;
+        prop_assert!(both.values.narrow(2, 0, earlier).equal(&alone.values.narrow(2, 0, earlier)));
+        prop_assert!(both.live.narrow(0, 0, earlier).equal(&alone.live.narrow(0, 0, earlier)));
+    }
+
+    #[test]
     fn a_discount_of_zero_leaves_the_last_step_alone((shape, rewards) in rewards()) {
         let judged = |discount: f64| Judged {
             scores: Tensor::from_slice(&rewards[0].0).view(shape.map(|size| size as i64)),
@@ -184,6 +202,7 @@ proptest! {
             }
         }
         let share = f64::from(dead) / (shape[0] * shape[2]) as f64;
+        prop_assert!((advantages.dead_groups.double_value(&[]) - share).abs() < 1e-6);
         prop_assert!((1.0 - advantages.live.mean(Kind::Double).double_value(&[]) - share).abs() < 1e-6);
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use advdmd::config::{Resolved, RunConfig, load_run};
-pub use runs::{Runs, assert_same_numbers, contents, text};
+pub use runs::{Runs, assert_same_numbers, contents, numbers, text};
 pub use script::{Script, repository};
 
 /// The shipped plugins, by the stem of their library.

@@ -87,7 +87,10 @@ pub fn contents(checkpoint: &Checkpoint) -> (BTreeMap<String, String>, String) {
 }
 
 /// The metrics of a run, but for its effort.
-fn numbers(run: &Path) -> Vec<(u64, BTreeMap<String, f64>)> {
+///
+/// # Panics
+/// They cannot be read.
+pub fn numbers(run: &Path) -> Vec<(u64, BTreeMap<String, f64>)> {
     let records = metrics::read(&run.join("metrics.jsonl")).unwrap();
     let results = |values: BTreeMap<String, f64>| values.into_iter().filter(|(name, _)| !is_effort(name));
     records.into_iter().map(|record| (record.update, results(record.values).collect())).collect()

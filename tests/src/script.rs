@@ -73,6 +73,14 @@ impl Script {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits for its end: the exit code.
+    ///
+    /// # Panics
+    /// The system does not say.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(format!("127.0.0.1:{}", self.port())).unwrap();
         stream.write_all(request.as_bytes()).unwrap();

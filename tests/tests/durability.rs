@@ -1,14 +1,12 @@
 //! Runs that are stopped, killed, starved of disk, damaged and changed: none is lost, none goes on as another.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use advdmd::metrics;
 use advdmd::train::checkpoint::{self, Checkpoint};
-use advdmd_tests::{CONFIG, Runs, assert_same_numbers, contents, text};
+use advdmd_tests::{CONFIG, Installation, PLUGINS, Runs, TINY, assert_same_numbers, contents, numbers, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn signal(child: &Child, signal: Signal) {

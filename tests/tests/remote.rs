@@ -1,16 +1,14 @@
 //! The reward `remote`: its built library against the servers of `examples/reward-server`, as processes of their own.
 
-use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use advdmd_sdk::abi::Plugin;
 use advdmd_sdk::{Device, Result, Reward, RewardBatch, RewardInit, TensorView};
-use advdmd_tests::{Script, plugin, repository};
+use advdmd_tests::{Script, plugin};
 use serde_json::{Value, json};
 
 fn try_reward(keys: &Value) -> Result<Box<dyn Reward>> {
@@ -146,7 +144,7 @@ fn of_two_servers_one_dies_between_two_requests() {
     let mut dies = Script::faulty(&["--fault", "die 3"]);
     let mut reward = reward(&json!({ "endpoints": [stays.url, dies.url], "batch_size": 1 }));
     assert_near(&score(&mut *reward, 24).unwrap(), &brightness(24));
-    assert_eq!(dies.child.wait().unwrap().code(), Some(1), "it did die");
+    assert_eq!(dies.ended(), Some(1), "it did die");
     // One that was under way may have died with it.
     let count = stays.count();
     assert!((21..=22).contains(&count), "{count}");

@@ -1,10 +1,12 @@
 //! Runs on several rewards, some of them elsewhere: a fault of one costs a message, never a number.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use advdmd::hacking::Look;
 use advdmd::metrics;
-use advdmd_tests::{Runs, Script, assert_same_numbers, contents, repository, text};
+use advdmd_tests::{Runs, Script, assert_same_numbers, contents, faulty, repository, text};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Six updates with the adversarial reward and one of a server at `url`.
 fn hybrid(url: &str, more: &str) -> String {
@@ -201,7 +203,7 @@ fn held_out_rewards_are_measured() {
     let options = ["--set", &held, "--set", "eval.every=2"];
     runs.done("run", &[&options[..], &["--set", "schedule.updates=2"]].concat());
     runs.done("run", &[&options[..], &["--set", "schedule.updates=4", "--resume"]].concat());
-    let looks: Vec<advdmd::hacking::Look> = advdmd::jsonl::read(&runs.path("run").join("watch.jsonl")).unwrap();
+    let looks: Vec<Look> = advdmd::jsonl::read(&runs.path("run").join("watch.jsonl")).unwrap();
     assert_eq!(looks.iter().map(|look| look.update).collect::<Vec<_>>(), [0, 2, 4]);
     for (index, look) in looks.iter().enumerate() {
         // Two prompts of each of the six tasks.
@@ -215,4 +217,99 @@ fn held_out_rewards_are_measured() {
     for part in ["Reward watch", "brightness, held out", "Power at the patch frequency"] {
         assert!(report.contains(part), "{part:?}");
     }
+}
+
+/// NaN that stays on the device is found only when the student's loss is: the run is saved all the same.
+#[test]
+fn a_score_that_is_not_finite_on_the_device_loses_nothing() {
+    let runs = Runs::new();
+    let paths = format!("plugins.paths=[\"{}\"]", faulty().display());
+    let reward = |after: usize| {
+        format!(
+            "reward=[{{ type = \"adversarial\", weight = 1.0 }}, {{ type = \"faulty-score\", how = \"nan-on-device\", \
+             after = {after}, weight = 1.0 }}]"
+        )
+    };
+    let (never, later) = (reward(1000), reward(5));
+    let undisturbed = runs.done("undisturbed", &options(&never, &["--set", &paths]));
+    let output = runs.train("run", &options(&later, &["--set", &paths]));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["reward `faulty-score` at step", "with NaN", "`--resume` goes on from there"] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    let state = runs.newest("run").index.state.clone();
+    assert!(state.update > 0 && state.unfinished.is_some(), "{state:?}");
+    let resumed = runs.done("run", &options(&never, &["--set", &paths, "--resume", "--allow-drift"]));
+    assert_eq!(contents(&resumed), contents(&undisturbed));
+    assert_same_numbers(&runs.path("run"), &runs.path("undisturbed"));
+}
+
+/// A stop in the middle of a request to a server that does not answer: at once, and nothing is lost.
+#[test]
+fn a_stop_does_not_wait_for_a_server() {
+    let runs = Runs::new();
+    let server = Script::faulty(&[]);
+    let reward = hybrid(&server.url, "");
+    let undisturbed = runs.done("undisturbed", &options(&reward, &[]));
+    server.fault("slow 100");
+    let mut child = runs.command("run", &options(&reward, &[])).spawn().unwrap();
+    let log = runs.path("run").join("metrics.jsonl");
+    while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was disturbed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.fault("hang");
+    let asked = server.count();
+    while server.count() == asked {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let begun = Instant::now();
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}: {}", begun.elapsed(), text(&output));
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(runs.newest("run").index.state.unfinished.is_some());
+    server.fault("ok");
+    assert_eq!(contents(&runs.done("run", &options(&reward, &["--resume"]))), contents(&undisturbed));
+    assert_same_numbers(&runs.path("run"), &runs.path("undisturbed"));
+}
+
+/// What the watch saw decides: it ends the run where it was asked to, and every resume until it is told otherwise.
+#[test]
+fn a_gamed_reward_ends_a_run_that_asks_for_it() {
+    let runs = Runs::new();
+    let server = Script::faulty(&[]);
+    let reward = hybrid(&server.url, "");
+    let watched = |updates: &'static str, more: &[&'static str]| -> Vec<String> {
+        let sets = ["eval.every=2", "watch.patience=1", updates];
+        let sets = sets.iter().chain(more).flat_map(|set| ["--set".to_owned(), (*set).to_owned()]);
+        sets.chain(["--set".to_owned(), reward.clone(), "--resume".to_owned()]).collect()
+    };
+    let train = |options: Vec<String>| runs.train("run", &options.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(train(watched("schedule.updates=2", &[])).status.success());
+    // As if the student had been honest at first: a far better held-out score, and a lower reward.
+    let path = runs.path("run").join("watch.jsonl");
+    let mut looks: Vec<Look> = advdmd::jsonl::read(&path).unwrap();
+    for score in looks[0].held_out.get_mut("scenes read right").unwrap() {
+        *score = 1.0;
+    }
+    for score in looks[0].trained.get_mut("remote").unwrap() {
+        *score -= 5.0;
+    }
+    let lines: Vec<String> = looks.iter().map(|look| serde_json::to_string(look).unwrap() + "\n").collect();
+    fs::write(&path, lines.concat()).unwrap();
+    let stop = "watch.on_hacking=\"stop\"";
+    for _ in 0..2 {
+        let output = train(watched("schedule.updates=6", &[stop]));
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains("stopping, as watch.on_hacking asks"), "{}", text(&output));
+        assert_eq!(runs.newest("run").index.state.update, 2, "not one update more");
+    }
+    let output = train(watched("schedule.updates=6", &[]));
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(runs.newest("run").index.state.update, 6);
+    let report = fs::read_to_string(runs.path("run").join("report.html")).unwrap();
+    assert!(report.contains("is probably being gamed"), "the report has the alarm");
 }

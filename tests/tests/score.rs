@@ -6,7 +6,8 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use advdmd::png::write_png;
-use advdmd_tests::{Installation, PLUGINS, faulty, plugin};
+use advdmd_nn::Weights;
+use advdmd_tests::{Installation, PLUGINS, faulty, plugin, repository};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 use tch::{Device, Kind, Tensor};
@@ -247,4 +248,41 @@ fn an_interrupted_run_stops_and_writes_nothing() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && err.contains("stopped before all images were scored"), "{err}");
     assert!(!advdmd.folder().join("s.json").exists() && output.stdout.is_empty());
+}
+
+/// The rewards on CLIP, of files, against transformers, `open_clip` and torchvision (`tests/golden/clip.py`).
+#[test]
+fn clip_rewards_of_files_are_the_references() {
+    let advdmd = Installation::with(&PLUGINS);
+    let golden = repository().join("tests/golden/clip");
+    let values = Weights::load(&golden.join("clip-wide.safetensors"), Some(Kind::Float), Device::Cpu).unwrap();
+    let told: Json = serde_json::from_slice(&fs::read(golden.join("clip-wide.json")).unwrap()).unwrap();
+    fs::create_dir(advdmd.folder().join("images")).unwrap();
+    let count = values.get("cosine").unwrap().size()[0];
+    for index in 0..count {
+        let image = values.get(&format!("image_{index}")).unwrap() / 255.0;
+        write_png(&advdmd.folder().join(format!("images/{index}.png")), &image).unwrap();
+    }
+    advdmd.write("prompts.json", told["prompts"].to_string());
+    let model = golden.join("clip-wide");
+    let rewards = [
+        ("hps", "hps", "", "bicubic_cosine"),
+        ("clipscore", "clipscore", "", "bilinear_cosine"),
+        ("exact", "clipscore", ",name=exact,preprocess=processor", "cosine"),
+        ("pickscore", "pickscore", "", "pickscore"),
+    ];
+    let mut args = vec!["--prompts".to_owned(), "prompts.json".to_owned(), "--batch".to_owned(), "3".to_owned()];
+    for (_, kind, more, _) in rewards {
+        args.extend(["--reward".to_owned(), format!("type={kind},model={}{more}", model.display())]);
+    }
+    let json = scored(&advdmd, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let images = json["images"].as_array().unwrap();
+    assert_eq!(images.len() as i64, count);
+    for (name, _, _, key) in rewards {
+        for (index, image) in images.iter().enumerate() {
+            let found = image["scores"][name].as_f64().unwrap();
+            let expected = values.get(key).unwrap().double_value(&[index as i64]);
+            assert!((found - expected).abs() < 1e-5, "{name} of image {index}: {found}, expected {expected}");
+        }
+    }
 }

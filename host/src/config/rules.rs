@@ -259,6 +259,11 @@ impl Rules {
                 );
             }
         }
+        let grid = config.eval.grid;
+        if !config.held_out.is_empty() && config.data.images().is_some() && grid < 2 {
+            let message = format!("`eval.grid` is {grid}: held-out rewards score the images of the sample grid");
+            self.problem("eval.grid", message, Some("2 or more, such as 24".to_owned()));
+        }
         self.expect(config.watch.patience >= 1, "watch.patience", config.watch.patience, "1 or more");
     }
 

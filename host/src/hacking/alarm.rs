@@ -4,8 +4,17 @@ use std::fmt;
 
 use super::{Look, Statistics};
 
-/// A statistic that has left the range of the teacher's images, and of the student's own at first, by this factor.
+/// How far a statistic leaves the range of the teacher's images, and of the student's own at first: a factor of its odds, so
+/// that shares near 1 can leave it too.
 const FACTOR: f64 = 2.0;
+
+/// Standard errors by which a held-out reward must have fallen. Its best is chosen among all evaluations, which by chance
+/// alone lies two above the rest before long; with these, and three evaluations in a row, some 2 % of runs of a hundred
+/// evaluations raise a false alarm (see the tests).
+const FALL: f64 = 3.5;
+
+/// Standard errors by which a reward in training must have risen since.
+const RISE: f64 = 2.0;
 
 const SATURATION: &str = "the saturation";
 const PATCH_POWER: &str = "the power at the patch frequency";
@@ -72,9 +81,8 @@ impl fmt::Display for Alarm {
             ),
             Self::Images { what, reference, now } => write!(
                 f,
-                "{what} of the student's images is {}, {:.1} times that of the teacher's or of the student's own at first ({})",
+                "{what} of the student's images is {}, that of the teacher's or of the student's own at first was {}",
                 short(*now),
-                now / reference,
                 short(*reference)
             ),
             Self::Collapse { from, to } => write!(
@@ -96,10 +104,10 @@ fn short(value: f64) -> String {
 /// What held at each of the last `patience` evaluations.
 ///
 /// A reward is *gamed* at an evaluation if a held-out one lies below its best, and the reward above its value at that
-/// evaluation, each by more than two standard errors of the mean difference, image by image: the images are of the
-/// same prompts and noise. Statistics of the images are compared with the greater of the teacher's and the student's own at
-/// first, the spread within groups with its first value; both raise an alarm at a factor of two, statistics only where they
-/// are large enough to be seen.
+/// evaluation, by more than 3.5 and 2 standard errors of the mean difference, image by image: the images are of the same
+/// prompts and noise. Statistics of the images are compared with the greater of the teacher's and the student's own at
+/// first, the spread within groups with its first value; both raise an alarm at a factor of two, the statistics' odds and
+/// only where they are large enough to be seen.
 pub fn alarms(looks: &[Look], patience: usize) -> Vec<Alarm> {
     let patience = patience.max(1);
     if looks.len() < patience {
@@ -119,13 +127,15 @@ fn at_last(looks: &[Look]) -> Vec<Alarm> {
         let mean_then = |look: &Look| look.held_out.get(held_out).and_then(|scores| mean(scores));
         let best = past.iter().filter_map(|look| Some((look, mean_then(look)?))).max_by(|a, b| a.1.total_cmp(&b.1));
         let Some((best, height)) = best else { continue };
-        let Some(fall) = best.held_out.get(held_out).and_then(|then| clear_difference(then, scores)) else { continue };
+        let Some(fall) = best.held_out.get(held_out).and_then(|then| clear_difference(then, scores, FALL)) else {
+            continue;
+        };
         if fall >= 0.0 {
             continue;
         }
         for (trained, scores) in &now.trained {
             let Some(then) = best.trained.get(trained) else { continue };
-            let Some(rise) = clear_difference(then, scores).filter(|rise| *rise > 0.0) else { continue };
+            let Some(rise) = clear_difference(then, scores, RISE).filter(|rise| *rise > 0.0) else { continue };
             let from = mean(then).unwrap_or_default();
             alarms.push(Alarm::Gamed {
                 trained: trained.clone(),
@@ -141,7 +151,9 @@ fn at_last(looks: &[Look]) -> Vec<Alarm> {
         let of = |images: &Statistics| if what == SATURATION { images.saturation } else { images.patch_power };
         let first = past.first().map_or(f64::INFINITY, |look| of(&look.images));
         let reference = first.max(teacher.as_ref().map_or(0.0, of));
-        if of(&now.images) > (FACTOR * reference).max(visible) {
+        let odds = |share: f64| share / (1.0 - share).max(f64::MIN_POSITIVE);
+        let now_is = of(&now.images);
+        if now_is > visible && odds(now_is) > FACTOR * odds(reference) {
             alarms.push(Alarm::Images { what, reference, now: of(&now.images) });
         }
     }
@@ -158,8 +170,8 @@ fn mean(scores: &[f32]) -> Option<f64> {
     (!scores.is_empty()).then(|| scores.iter().map(|&score| f64::from(score)).sum::<f64>() / scores.len() as f64)
 }
 
-/// The mean of `now - then`, image by image, if it is beyond two standard errors.
-fn clear_difference(then: &[f32], now: &[f32]) -> Option<f64> {
+/// The mean of `now - then`, image by image, if it is beyond so many standard errors.
+fn clear_difference(then: &[f32], now: &[f32], errors: f64) -> Option<f64> {
     let count = then.len();
     if count < 2 || now.len() != count {
         return None;
@@ -167,11 +179,15 @@ fn clear_difference(then: &[f32], now: &[f32]) -> Option<f64> {
     let differences = || then.iter().zip(now).map(|(then, now)| f64::from(*now) - f64::from(*then));
     let mean = differences().sum::<f64>() / count as f64;
     let variance = differences().map(|one| (one - mean).powi(2)).sum::<f64>() / (count - 1) as f64;
-    (mean.abs() > 2.0 * (variance / count as f64).sqrt()).then_some(mean)
+    (mean.abs() > errors * (variance / count as f64).sqrt()).then_some(mean)
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::StandardNormal;
+
     use super::*;
 
     /// An evaluation of 40 images, whose scores lie around these means.
@@ -235,8 +251,8 @@ mod tests {
         let [power, collapse] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(
             power.to_string(),
-            "the power at the patch frequency of the student's images is 0.0700, 2.3 times that of the teacher's or of the \
-             student's own at first (0.0300)"
+            "the power at the patch frequency of the student's images is 0.0700, that of the teacher's or of the student's own at \
+             first was 0.0300"
         );
         assert_eq!(
             collapse.to_string(),
@@ -244,5 +260,30 @@ mod tests {
         );
         looks[3].diversity = Some(0.5);
         assert_eq!(alarms(&looks, 2).len(), 1);
+        // Colours that were strong already: half of what was left to white is gone.
+        let colours = |saturation| Look { images: Statistics { saturation, patch_power: 0.0 }, ..Look::default() };
+        assert_eq!(alarms(&[colours(0.8), colours(0.87)], 1), []);
+        assert_eq!(alarms(&[colours(0.8), colours(0.9)], 1).len(), 1);
+    }
+
+    /// Runs whose held-out reward does nothing but scatter, while the other rises all the time: hardly any is accused.
+    #[test]
+    fn a_plateau_is_not_a_fall() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut scatter =
+            |mean: f32| (0..24).map(|_| mean + rng.sample::<f32, _>(StandardNormal)).collect::<Vec<f32>>();
+        let accused = (0..100)
+            .filter(|_| {
+                let look = |update: u64| Look {
+                    update,
+                    trained: [("hps".to_owned(), scatter(update as f32))].into(),
+                    held_out: [("pickscore".to_owned(), scatter(0.0))].into(),
+                    ..Look::default()
+                };
+                let looks: Vec<Look> = (0..50).map(look).collect();
+                (3..=looks.len()).any(|count| !alarms(&looks[..count], 3).is_empty())
+            })
+            .count();
+        assert!(accused <= 3, "{accused} of 100");
     }
 }

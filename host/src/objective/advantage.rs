@@ -44,6 +44,9 @@ pub struct Advantages {
     pub values: Tensor,
     /// Share of the groups that are alive at each step, `[steps]`, float32: some weighted reward tells their samples apart.
     pub live: Tensor,
+    /// Share of the (group, step) pairs of which no weighted reward tells the samples apart, whether it counts there or not: a
+    /// scalar.
+    pub dead_groups: Tensor,
     /// Share of the dead (group, step) pairs of each reward, `[rewards]`.
     pub dead: Tensor,
     /// What each reward gives to the variance of the sum, `[rewards]`; they add up to 1. Below 0: it is outvoted.
@@ -68,7 +71,9 @@ pub struct Advantages {
 ///
 /// The floor keeps a reward that hardly varies from being amplified to unit spread. A group whose scores are all equal is
 /// dead: its advantages are 0, not the rounding error of its mean over a tiny standard deviation, and it is left out of
-/// `std_k`. A reward that is dead in all groups at a step adds nothing there, to `C` or to the floor of the sum.
+/// `std_k` (the `global` standard deviation of a reward has all samples, as Flow-GRPO's has). Where a discount leaves less
+/// than all of a reward, the others keep the share that they have at the last step; where it leaves nothing, the reward is
+/// off. A reward that is dead in all groups at a step adds nothing there, to `C` or to the floor of the sum.
 /// Standard deviations are those of the population, as in Flow-GRPO.
 ///
 /// # Errors
@@ -81,6 +86,7 @@ pub fn combine(rewards: &[Judged], normalize: Normalize) -> Result<Advantages> {
     let mut sum = double(&[groups, group_size, steps])?;
     let mut independent = double(&[1, 1, steps])?;
     let mut dead = Tensor::f_ones([groups, 1, steps], (Kind::Bool, device))?;
+    let mut equal_to_all = dead.copy();
     let (mut own, mut parts, mut dead_shares) = (Vec::new(), Vec::new(), Vec::new());
     for reward in rewards {
         let (advantages, equal) = normalized(reward, normalize)?;
@@ -92,8 +98,12 @@ pub fn combine(rewards: &[Judged], normalize: Normalize) -> Result<Advantages> {
         };
         let part = &advantages * per_step(&|step| reward.weight * reward.discount.powi(last - step as i32))?;
         let unit = if normalize == Normalize::None { reward.std_floor } else { 1.0 };
-        let squares = per_step(&|_| (reward.weight * unit).powi(2))?;
-        let silent = per_step(&|_| reward.weight)?.f_eq(0.0)?;
+        let factor = |step: usize| reward.discount.powi(last - step as i32);
+        let squares = per_step(&|step| if factor(step) == 0.0 { 0.0 } else { (reward.weight * unit).powi(2) })?;
+        let silent = per_step(&|step| reward.weight * factor(step))?.f_eq(0.0)?;
+        if reward.weight != 0.0 {
+            equal_to_all = equal_to_all.f_logical_and(&equal)?;
+        }
         independent += equal.f_logical_not()?.f_any_dim(0, true)?.f_to_kind(Kind::Double)? * squares;
         dead = dead.f_logical_and(&equal.f_logical_or(&silent)?)?;
         sum += &part;
@@ -114,6 +124,7 @@ pub fn combine(rewards: &[Judged], normalize: Normalize) -> Result<Advantages> {
     Ok(Advantages {
         values,
         live: (live / groups as f64).f_flatten(0, -1)?.f_to_kind(Kind::Float)?,
+        dead_groups: equal_to_all.f_mean(Kind::Float)?,
         dead: Tensor::f_stack(&dead_shares, 0)?,
         share: (parts.f_matmul(&total)? / variance).f_to_kind(Kind::Float)?,
         correlation: (gram / norms.f_outer(&norms)?).f_to_kind(Kind::Float)?,

@@ -36,6 +36,7 @@ impl UpdatePasses {
         let trained = config.student.trained_steps(trainer.trajectory.steps()) as u64;
         let critic = config.critic.updates as u64;
         let (dmd, gan) = (objective.dmd.weight > 0.0, objective.gan.weight > 0.0 && learns);
+        let backprop = objective.reward_backprop.weight > 0.0;
         let grpo = objective.grpo.weight > 0.0 && !trainer.rewards.all.is_empty();
         let taps = |source| match source {
             FeatureSource::Fake => !trainer.rewards.fake_taps.is_empty(),
@@ -62,9 +63,11 @@ impl UpdatePasses {
             trained
         } else if grpo {
             // Only the stochastic steps have an action; which of them are drawn differs from update to update.
-            trained.min(trainer.trajectory.stochastic().count() as u64)
+            let actions = trainer.trajectory.stochastic().count() as u64;
+            trained.min(actions + u64::from(backprop && actions < steps))
         } else {
-            0
+            // The last step alone; an update that does not draw it has none.
+            u64::from(backprop)
         };
         Self {
             student: Passes { forward: samples * (steps + trained), backward: samples * losses },

@@ -146,7 +146,11 @@ pub(super) const CATALOGUE: &[Spec] = &[
     linear(
         REWARDS,
         "Reward back-propagation",
-        &[("reward_backprop/loss", "loss"), ("reward_backprop/{curve}/mean", "")],
+        &[
+            ("reward_backprop/loss", "loss"),
+            ("reward_backprop/at_ceiling", "share at the ceiling"),
+            ("reward_backprop/{curve}/mean", ""),
+        ],
         "Rewards as losses: the mean distance of their weighted sum below the ceiling, and their scores of the student's last \
          step.",
     ),

@@ -193,19 +193,21 @@ fn scores(entries: &[Entry], domain: Domain) -> Vec<Panel> {
 
 /// What the watch for reward hacking saw.
 fn watched(looks: &[Look], domain: Domain) -> Vec<Panel> {
-    let Some(first) = looks.first() else { return Vec::new() };
+    if looks.is_empty() {
+        return Vec::new();
+    }
     let panel = |title: &str, definition: &str, chart: &Chart| {
         Panel::new(title.to_owned(), definition.to_owned(), chart, domain)
     };
     let curves = |label: &'static str, of: fn(&Look) -> &BTreeMap<String, Vec<f32>>| {
-        let names = of(first).keys();
-        names.map(move |name| {
-            let spread = mean_and_error(&of(first)[name]).map_or(1.0, |(_, error)| {
-                // A reward that told nothing apart at first has no unit but its own.
-                let std = error * (of(first)[name].len() as f64).sqrt();
-                if std > 0.0 { std } else { 1.0 }
-            });
-            let start = mean_and_error(&of(first)[name]).map_or(f64::NAN, |(mean, _)| mean);
+        let names: BTreeSet<&String> = looks.iter().flat_map(|look| of(look).keys()).collect();
+        names.into_iter().map(move |name| {
+            // A held-out reward may have joined later.
+            let first = looks.iter().find_map(|look| of(look).get(name)).map_or(&[][..], Vec::as_slice);
+            let (start, error) = mean_and_error(first).unwrap_or((f64::NAN, 0.0));
+            let std = error * (first.len() as f64).sqrt();
+            // A reward that told nothing apart at first has no unit but its own.
+            let spread = if std > 0.0 { std } else { 1.0 };
             let numbers = |look: &Look| of(look).get(name).and_then(|scores| mean_and_error(scores));
             let points = looks.iter().map(|look| {
                 let mean = numbers(look).map_or(f64::NAN, |(mean, _)| mean);

@@ -66,7 +66,7 @@ impl Trainer {
 
     fn record_advantages(&self, advantages: &Advantages, meter: &mut Meter) {
         meter.add("advantage/std", &advantages.values.std(false), 1.0);
-        meter.add("advantage/dead_groups", &(advantages.live.mean(Kind::Float) * -1.0 + 1.0), 1.0);
+        meter.add("advantage/dead_groups", &advantages.dead_groups, 1.0);
         let names: Vec<&str> = self.rewards.all.iter().map(|reward| reward.name.as_str()).collect();
         for (index, name) in names.iter().enumerate() {
             meter.add(&format!("reward/{name}/dead_groups"), &advantages.dead.get(index as i64), 1.0);

@@ -1,12 +1,16 @@
 //! Rewards that wait for something elsewhere: each scores on a thread of its own while the run goes on.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use advdmd_sdk::{Reward, RewardBatch, TensorView};
 use tch::Tensor;
 
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
+
+/// How often a waiting run looks whether it was asked to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What to score, on the CPU.
 #[derive(Debug)]
@@ -72,13 +76,22 @@ impl Job {
     }
 }
 
-/// Waits for scores.
+/// Waits for scores: the reward's, or its error.
 ///
 /// # Errors
-/// The reward's; a reward that is gone.
-pub fn wait(awaited: &Awaited) -> advdmd_sdk::Result<Vec<f32>> {
-    let gone = |_| Err(advdmd_sdk::Error::failed("ended in the middle of a batch"));
-    awaited.recv().unwrap_or_else(gone)
+/// [`Error::Stopped`] when the user asks the run to stop meanwhile: whatever is awaited may take minutes.
+pub fn wait(awaited: &Awaited) -> Result<advdmd_sdk::Result<Vec<f32>>> {
+    let stop = interrupt::flag()?;
+    loop {
+        match awaited.recv_timeout(PATIENCE) {
+            Ok(scores) => return Ok(scores),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Ok(Err(advdmd_sdk::Error::failed("ended in the middle of a batch")));
+            }
+            Err(RecvTimeoutError::Timeout) if stop.is_raised() => return Err(Error::Stopped),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +127,7 @@ mod tests {
         let begun = Instant::now();
         let awaited = [reward.score(job(&["a", "bb"])), reward.score(job(&["ccc"]))];
         assert!(begun.elapsed() < Duration::from_millis(100), "nobody waits yet");
-        assert_eq!(awaited.map(|scores| wait(&scores).unwrap()), [vec![1.0, 2.0], vec![3.0]]);
+        assert_eq!(awaited.map(|scores| wait(&scores).unwrap().unwrap()), [vec![1.0, 2.0], vec![3.0]]);
         assert!(begun.elapsed() >= Duration::from_millis(200));
     }
 
@@ -123,7 +136,7 @@ mod tests {
         let reward = Background::new("slow", Box::new(Slow)).unwrap();
         let awaited = [reward.score(job(&["panic"])), reward.score(job(&["a"]))];
         for scores in awaited {
-            assert_eq!(wait(&scores).unwrap_err().to_string(), "ended in the middle of a batch");
+            assert_eq!(wait(&scores).unwrap().unwrap_err().to_string(), "ended in the middle of a batch");
         }
     }
 }

@@ -62,6 +62,8 @@ pub fn loss(
             meter.add(&format!("reward_backprop/{}/mean", reward.name), &scores.mean(Kind::Float), part);
             sum += scores * rewards.shares[index].weight;
         }
+        let at_ceiling = sum.f_ge(settings.ceiling)?.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?;
+        meter.add("reward_backprop/at_ceiling", &at_ceiling, share * samples as f64 / chunk.len() as f64);
         let loss = (settings.ceiling - sum).f_relu()?;
         gradients.push(Tensor::f_run_backward(&[loss.f_sum(Kind::Float)?], &[&latents], false, false)?.remove(0));
         losses.push(loss.f_detach()?);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::checkpoint::Identity;
-use crate::registry::{RunManifest, UsedComponent};
+use crate::registry::{RunManifest, UsedComponent, UsedFile};
 
 /// Keys that say how long a run goes on and what it shows of itself, not what an update does.
 const FREE: [&str; 8] = ["recipe", "plugins", "schedule", "eval", "held_out", "watch", "checkpoint", "data.cache"];
@@ -81,7 +81,7 @@ fn leaves<'a>(value: &'a Json, path: String, found: &mut BTreeMap<String, &'a Js
 }
 
 fn components(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
-    for after in &now.components {
+    for after in now.components.iter().filter(|component| !is_below(&component.key, &FREE)) {
         let same = |before: &&UsedComponent| before.key == after.key && before.name == after.name;
         // Another `type` is a difference of the configuration.
         let Some(before) = saved.components.iter().find(same) else { continue };
@@ -98,14 +98,15 @@ fn components(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
 }
 
 fn files(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
-    for before in &saved.files {
+    let matters = |file: &&UsedFile| !is_below(&file.key, &FREE);
+    for before in saved.files.iter().filter(matters) {
         match now.files.iter().find(|after| after.key == before.key && after.path == before.path) {
             Some(after) if after.digest == before.digest => {}
             Some(_) => lines.push(format!("{} ({}) has changed", before.path.display(), before.key)),
             None => lines.push(format!("{} ({}) is gone", before.path.display(), before.key)),
         }
     }
-    for after in &now.files {
+    for after in now.files.iter().filter(matters) {
         if !saved.files.iter().any(|before| after.key == before.key && after.path == before.path) {
             lines.push(format!("{} ({}) is new", after.path.display(), after.key));
         }

@@ -3,11 +3,11 @@
 use advdmd_sdk::{FeatureSource, Kind, Learner, Needs, Request, Reward, RewardBatch, RewardInit, Scope, TensorView};
 use tch::Tensor;
 
-use super::background::{self, Awaited, Background, Job};
+use super::background::{self, Background, Job};
 use super::networks::Networks;
 use super::rollout::Chunk;
 use super::scoring::not_finite;
-use crate::config::{Component, RewardSection, RunConfig};
+use crate::config::{Component, HeldOutSection, RewardSection, RunConfig};
 use crate::device;
 use crate::passes::Role;
 use crate::random::{Random, Stream};
@@ -58,6 +58,38 @@ pub struct Rewards {
     pub fake_taps: Vec<usize>,
     /// Blocks that any reward taps in the teacher, rising.
     pub teacher_taps: Vec<usize>,
+}
+
+/// The rewards that score evaluations alone.
+///
+/// # Errors
+/// The registry's; a reward that learns or reads more than images.
+pub fn held_out(
+    config: &RunConfig,
+    registry: &Registry,
+    networks: &Networks,
+    random: Random,
+) -> Result<Vec<ActiveReward>> {
+    let make = |(index, section): (usize, &HeldOutSection)| {
+        let init = RewardInit {
+            device: device::sdk(networks.device),
+            seed: random.seed(Stream::Init, 200 + index as u64),
+            backbone: Some(networks.spec.clone()),
+        };
+        let reward = ActiveReward::new(section.name.as_deref(), &section.component, registry, &init)?;
+        if reward.scores_images() {
+            return Ok(reward);
+        }
+        Err(Error::usage(
+            format!(
+                "`held_out.{index}`: reward `{}` learns, or reads more than prompts and images, which is all that a held-out \
+                 reward is given",
+                reward.name
+            ),
+            "take a reward of images, such as clipscore or remote".to_owned(),
+        ))
+    };
+    config.held_out.iter().enumerate().map(make).collect()
 }
 
 /// Features of both networks at one state, for the taps of [`Rewards`].
@@ -239,33 +271,31 @@ impl ActiveReward {
         self.learner().map_or_else(Vec::new, |learner| learner.parameters())
     }
 
+    /// Whether images and prompts are all that it reads, and its opinion stays the same.
+    pub fn scores_images(&self) -> bool {
+        let needs = &self.needs;
+        needs.scope == Scope::Final && !self.learns && needs.features.is_none() && !needs.latents
+    }
+
     /// Whether its gradients reach the final image or its latents.
     pub fn is_differentiable(&self) -> bool {
         let plain = self.needs.scope == Scope::Final && self.needs.features.is_none() && !self.learns;
         plain && self.needs.differentiable && matches!(self.scorer, Scorer::Here(_))
     }
 
-    /// Hands a state to a reward of the background; `None` for one that scores here.
-    ///
-    /// # Errors
-    /// A copy to the CPU that fails.
-    pub fn submit(&self, state: &Scored<'_>) -> Result<Option<Awaited>> {
-        let Scorer::Background(background) = &self.scorer else { return Ok(None) };
-        let on_cpu = |tensor: &Tensor| -> Result<Tensor> {
-            Ok(tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_contiguous()?)
-        };
-        Ok(Some(background.score(Job {
-            prompts: state.prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
-            sigma: on_cpu(state.sigma)?,
-            images: state.images.filter(|_| self.needs.images).map(on_cpu).transpose()?,
-            latents: Some(state.latents).filter(|_| self.needs.latents).map(on_cpu).transpose()?,
-        })))
+    /// The thread of a reward that scores in the background.
+    pub fn background(&self) -> Option<&Background> {
+        match &self.scorer {
+            Scorer::Here(_) => None,
+            Scorer::Background(background) => Some(background),
+        }
     }
 
-    /// Scores of finished images `[B, 3, H, W]`, `size` at a time, on `device`; waits for them.
+    /// Scores of finished images `[B, 3, H, W]`, which lie on the CPU: `size` at a time on `device`, or all at once in the
+    /// background. Waits for them.
     ///
     /// # Errors
-    /// The reward's, a wrong number of scores, one that is not finite: names the reward.
+    /// The reward's, a wrong number of scores, one that is not finite: names the reward. [`Error::Stopped`].
     pub fn score_images(
         &mut self,
         prompts: &[&str],
@@ -274,34 +304,36 @@ impl ActiveReward {
         device: tch::Device,
     ) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
+        let named = |source: advdmd_sdk::Error, reward: &Self| {
+            source.context(format!("reward `{}` ({})", reward.name, reward.provider))
+        };
+        if let Some(background) = self.background() {
+            let awaited = background.score(Job {
+                prompts: prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
+                sigma: sigma_column(0.0, images),
+                images: Some(images.f_contiguous()?).filter(|_| self.needs.images),
+                latents: None,
+            });
+            let scores = background::wait(&awaited)?.and_then(|scores| checked(&scores, 0, prompts));
+            return Ok(scores.map_err(|source| named(source, self))?);
+        }
         let mut all = Vec::with_capacity(prompts.len());
         for (index, prompts) in prompts.chunks(size).enumerate() {
             let first = index * size;
             let device = if self.needs.on_cpu { tch::Device::Cpu } else { device };
-            let images = images.f_narrow(0, first as i64, prompts.len() as i64)?.f_to_device(device)?;
-            let sigma = sigma_column(0.0, &images);
-            let scored = Scored {
+            let images = images.f_narrow(0, first as i64, prompts.len() as i64)?.f_to_device(device)?.f_contiguous()?;
+            let batch = RewardBatch {
                 prompts: prompts.to_vec(),
-                sigma: &sigma,
-                latents: &images,
-                images: Some(&images),
-                features: &Features::default(),
+                sigma: Some(TensorView::from_torch(&sigma_column(0.0, &images))?),
+                images: Some(TensorView::from_torch(&images)?).filter(|_| self.needs.images),
+                latents: None,
+                features: Vec::new(),
             };
-            let scores = if let Some(awaited) = self.submit(&scored)? {
-                background::wait(&awaited)
-            } else {
-                let batch = RewardBatch {
-                    prompts: prompts.to_vec(),
-                    sigma: Some(TensorView::from_torch(&sigma)?),
-                    images: Some(TensorView::from_torch(&images.f_contiguous()?)?).filter(|_| self.needs.images),
-                    latents: None,
-                    features: Vec::new(),
-                };
-                let scores = self.scores(&batch, first, device);
-                scores.and_then(|scores| Ok(Vec::try_from(scores.f_to_device(tch::Device::Cpu)?)?))
-            };
-            let scores = scores.and_then(|scores| checked(&scores, first, prompts));
-            all.extend(scores.map_err(|source| source.context(format!("reward `{}` ({})", self.name, self.provider)))?);
+            let scores = self.scores(&batch, first, device);
+            let scores = scores.and_then(|scores| Ok(Vec::try_from(scores.f_to_device(tch::Device::Cpu)?)?));
+            let scores: advdmd_sdk::Result<Vec<f32>> =
+                scores.and_then(|scores: Vec<f32>| checked(&scores, first, prompts));
+            all.extend(scores.map_err(|source| named(source, self))?);
         }
         Ok(all)
     }
@@ -339,7 +371,10 @@ impl ActiveReward {
             Scorer::Background(_) => None,
         };
         match scores {
-            Some(scores) if scores.size() == [batch.len() as i64] => Ok(scores),
+            Some(scores) if scores.size() == [batch.len() as i64] && scores.requires_grad() => Ok(scores),
+            Some(scores) if scores.size() == [batch.len() as i64] => {
+                Err(advdmd_sdk::Error::unsupported("says that it is differentiable, and gave scores without gradients"))
+            }
             Some(scores) => Err(advdmd_sdk::Error::shape("scores", format!("[{}]", batch.len()), &scores.size())),
             None => Err(advdmd_sdk::Error::unsupported("says that it is differentiable, and gave no tensor")),
         }
@@ -385,9 +420,14 @@ fn backprop(config: &RunConfig, all: &[ActiveReward]) -> Result<Vec<usize>> {
             format!("`objective.reward_backprop.rewards`: reward `{name}` gives no gradients to the final image");
         return Err(Error::usage(message, hint.to_owned()));
     }
-    let fit: Vec<usize> = chosen.into_iter().filter(|&index| all[index].is_differentiable()).collect();
+    let fit: Vec<usize> = chosen
+        .into_iter()
+        .filter(|&index| config.reward[index].weight > 0.0)
+        .filter(|&index| all[index].is_differentiable())
+        .collect();
     if fit.is_empty() {
-        let message = "`objective.reward_backprop.weight` is above 0, and no reward gives gradients to the final image";
+        let message = "`objective.reward_backprop.weight` is above 0, and no reward of a weight above 0 gives gradients to the \
+                       final image";
         return Err(Error::usage(message, hint.to_owned()));
     }
     Ok(fit)

@@ -11,6 +11,7 @@ use super::lock::{RunLock, occupied};
 use super::trainer::{Trainer, Values};
 use super::watch;
 use crate::config::{OnSaveError, Resolved, RunConfig};
+use crate::hacking;
 use crate::metrics::{Record, Writer};
 use crate::plan::Plan;
 use crate::progress::{Progress, headline};
@@ -36,7 +37,7 @@ pub struct TrainOptions {
 pub struct Outcome {
     /// Student updates done.
     pub updates: u64,
-    /// Whether all updates were done, or the time limit was reached; false after Ctrl-C.
+    /// Whether all updates were done, the time limit was reached or the watch ended the run; false after Ctrl-C.
     pub finished: bool,
     /// Seconds of training.
     pub seconds: f64,
@@ -84,7 +85,7 @@ pub fn run(mut resolved: Resolved<RunConfig>, options: &TrainOptions) -> Result<
                 tracing::warn!("{} holds no checkpoint: starting at update 0", out.display());
             }
             // A run that ended before its first checkpoint left these behind.
-            for log in ["metrics.jsonl", "eval.jsonl"] {
+            for log in ["metrics.jsonl", "eval.jsonl", hacking::FILE] {
                 files::set_aside(&out.join(log))?;
             }
         }
@@ -199,11 +200,13 @@ impl Run {
         }
         self.progress = Some(Progress::new("training", self.trainer.state.update, updates));
         // After a resume as well: a run that was killed between its checkpoint and the evaluation of it still owes one.
-        if self.owes_evaluation() {
-            self.observe(observer, false)?;
-        }
         let mut after = After::GoOn;
-        self.warm_up(stop)?;
+        if self.owes_evaluation() {
+            after = self.observe(observer, false)?;
+        }
+        if after == After::GoOn {
+            self.warm_up(stop)?;
+        }
         let begun = Instant::now();
         let before = self.trainer.state.seconds;
         let mut paused = 0.0;
@@ -216,6 +219,7 @@ impl Run {
             let started = Instant::now();
             let values = match self.trainer.update() {
                 Ok(values) => values,
+                Err(Error::Stopped) => break,
                 Err(error) => return Err(self.broken_off(error, &mut writer)),
             };
             if let Some(plan) = self.plan.take() {
@@ -223,6 +227,7 @@ impl Run {
                 self.tolerate(reported)?;
             }
             self.warn_of_silent_rewards(&values);
+            self.warn_of_ceiling(&values);
             self.trainer.state.seconds = before + begun.elapsed().as_secs_f64() - paused;
             let update = self.trainer.state.update;
             if let Some(progress) = &mut self.progress {
@@ -268,18 +273,31 @@ impl Run {
         }
     }
 
+    /// Says once that a loss of rewards has reached its ceiling for all samples.
+    fn warn_of_ceiling(&mut self, values: &Values) {
+        let reached = values.get("reward_backprop/at_ceiling").is_some_and(|&share| share == 1.0);
+        if reached && self.silent.insert("objective.reward_backprop".to_owned()) {
+            tracing::warn!(
+                "update {}: every sample scores above objective.reward_backprop.ceiling, so that it pulls no more",
+                self.trainer.state.update
+            );
+        }
+    }
+
     /// Saves what an update left that a plugin broke off, or keeps the batch of one that was not finite. The error, in any
     /// case.
     fn broken_off(&mut self, error: Error, writer: &mut Writer) -> Error {
         if matches!(error, Error::NotFinite { .. }) {
             return failure::keep(&mut self.trainer, error, &self.out);
         }
-        if self.trainer.is_whole() {
-            let update = self.trainer.state.update;
-            match self.write(writer).and_then(|()| self.save()) {
-                Ok(()) => tracing::info!("saved at update {update}: `--resume` goes on from there"),
-                Err(failed) => tracing::error!("not saved at update {update}: {}", failed.in_one_line()),
-            }
+        let update = self.trainer.state.update;
+        if !self.trainer.is_whole() {
+            tracing::warn!("update {update} broke off within a phase: `--resume` goes on from the newest checkpoint");
+            return error;
+        }
+        match self.write(writer).and_then(|()| self.save()) {
+            Ok(()) => tracing::info!("saved at update {update}: `--resume` goes on from there"),
+            Err(failed) => tracing::error!("not saved at update {update}: {}", failed.in_one_line()),
         }
         error
     }
@@ -313,6 +331,8 @@ impl Run {
         self.meanwhile("");
         let error = match looked {
             Ok(after) => return Ok(after),
+            // Whoever asked for it sees the flag himself.
+            Err(Error::Stopped) => return Ok(After::GoOn),
             Err(error) => error,
         };
         // What was trained is not lost with a picture of it.

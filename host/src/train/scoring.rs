@@ -4,12 +4,13 @@
 //! after the rollout, those of the background meanwhile. The others follow with the fresh critic.
 
 use advdmd_sdk::{Needs, Scope};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-use super::background::{self, Awaited};
+use super::background::{self, Awaited, Job};
 use super::networks::Networks;
 use super::rewards::{ActiveReward, Features, Rewards, Scored, checked};
 use super::rollout::{Chunk, Rollout};
+use crate::device::upload;
 use crate::sampling::{Trajectory, sigma_column};
 use crate::{Error, Result};
 
@@ -25,12 +26,13 @@ pub struct Subject<'a> {
     pub prompts: &'a [String],
 }
 
-/// Scores of which some are still to come: for each reward and chunk one.
-pub struct Pending(Vec<Vec<Early>>);
+/// Scores of which some are still to come, for each reward.
+pub struct Pending(Vec<Early>);
 
 enum Early {
-    /// `[b]`.
-    Scored(Tensor),
+    /// Of each chunk `[b]`; none for a reward whose turn comes later.
+    Scored(Vec<Tensor>),
+    /// Of the whole update.
     Awaited(Awaited),
 }
 
@@ -62,12 +64,22 @@ impl Rewards {
     /// A reward that fails: names reward and step.
     pub fn begin(&mut self, subject: &Subject<'_>) -> Result<Pending> {
         let _no_grad = tch::no_grad_guard();
-        let mut pending = Pending(self.all.iter().map(|_| Vec::new()).collect());
+        let mut scored: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
+        // One copy for all rewards of the background, and one call for the whole update.
+        let mut copies = Copies::of(self);
         let state = subject.trajectory.steps();
         for chunk in &subject.rollout.chunks {
-            self.score_state(subject, chunk, state, Turn::Early, &mut |index, early| pending.0[index].push(early))?;
+            self.score_state(subject, chunk, state, Turn::Early, Some(&mut copies), &mut |index, column| {
+                scored[index].push(column);
+            })?;
         }
-        Ok(pending)
+        let prompts: Vec<String> =
+            subject.rollout.chunks.iter().flat_map(|chunk| subject.of(chunk)).map(ToOwned::to_owned).collect();
+        let early = self.all.iter().zip(scored).map(|(reward, scored)| match reward.background() {
+            None => Ok(Early::Scored(scored)),
+            Some(background) => Ok(Early::Awaited(background.score(copies.job(&reward.needs, &prompts)?))),
+        });
+        early.collect::<Result<_>>().map(Pending)
     }
 
     /// Scores the rest and waits for what was begun: for each reward `[B, S]`, S the stochastic steps of the trajectory.
@@ -85,15 +97,11 @@ impl Rewards {
         let mut scores: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
         for chunk in &subject.rollout.chunks {
             let mut columns: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
-            let mut add = |index: usize, early| {
-                if let Early::Scored(column) = early {
-                    columns[index].push(column);
-                }
-            };
+            let mut add = |index: usize, column| columns[index].push(column);
             for &step in &actions {
-                self.score_state(subject, chunk, step + 1, Turn::EveryStep, &mut add)?;
+                self.score_state(subject, chunk, step + 1, Turn::EveryStep, None, &mut add)?;
             }
-            self.score_state(subject, chunk, last, Turn::Final, &mut add)?;
+            self.score_state(subject, chunk, last, Turn::Final, None, &mut add)?;
             for (all, column) in scores.iter_mut().zip(columns) {
                 if !column.is_empty() {
                     all.push(if column.len() == actions.len() {
@@ -105,18 +113,19 @@ impl Rewards {
             }
         }
         for ((reward, all), early) in self.all.iter().zip(&mut scores).zip(pending.0) {
-            for (early, chunk) in early.into_iter().zip(&subject.rollout.chunks) {
-                let column = match early {
-                    Early::Scored(column) => column,
-                    Early::Awaited(awaited) => {
-                        let prompts = subject.of(chunk);
-                        let scores =
-                            background::wait(&awaited).and_then(|scores| checked(&scores, chunk.first, &prompts));
-                        let scores = scores.map_err(|source| reward.error(last - 1, source))?;
-                        Tensor::from_slice(&scores).f_to_device(subject.networks.device)?
+            match early {
+                Early::Scored(columns) => {
+                    for column in &columns {
+                        all.push(spread(column, &actions)?);
                     }
-                };
-                all.push(spread(&column, &actions)?);
+                }
+                Early::Awaited(awaited) => {
+                    let prompts: Vec<&str> =
+                        subject.rollout.chunks.iter().flat_map(|chunk| subject.of(chunk)).collect();
+                    let scores = background::wait(&awaited)?.and_then(|scores| checked(&scores, 0, &prompts));
+                    let scores = scores.map_err(|source| reward.error(last - 1, source))?;
+                    all.push(spread(&upload(&Tensor::f_from_slice(&scores)?, subject.networks.device)?, &actions)?);
+                }
             }
         }
         scores.iter().map(|chunks| Ok(Tensor::f_cat(chunks, 0)?)).collect()
@@ -128,7 +137,8 @@ impl Rewards {
         chunk: &Chunk,
         state: usize,
         turn: Turn,
-        add: &mut dyn FnMut(usize, Early),
+        copies: Option<&mut Copies>,
+        add: &mut dyn FnMut(usize, Tensor),
     ) -> Result<()> {
         let here = |reward: &ActiveReward| reward.turn() == turn;
         if !self.all.iter().any(here) {
@@ -146,21 +156,66 @@ impl Rewards {
         let images = if wants(|needs| needs.images) { Some(networks.backbone.decode_latents(x)?) } else { None };
         let prompts = subject.of(chunk);
         let scored = Scored { prompts, sigma: &sigma, latents: x, images: images.as_ref(), features: &features };
+        if let Some(copies) = copies {
+            copies.add(&scored)?;
+        }
         for index in 0..self.all.len() {
-            if !here(&self.all[index]) {
-                continue;
-            }
-            if let Some(awaited) = self.all[index].submit(&scored)? {
-                add(index, Early::Awaited(awaited));
+            if !here(&self.all[index]) || self.all[index].background().is_some() {
                 continue;
             }
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
             let scores = reward.scores(&batch, chunk.first, networks.device);
-            add(index, Early::Scored(scores.map_err(|source| reward.error(state - 1, source))?));
+            add(index, scores.map_err(|source| reward.error(state - 1, source))?);
         }
         Ok(())
     }
+}
+
+/// What rewards of the background read, on the CPU.
+struct Copies {
+    images: Option<Vec<Tensor>>,
+    latents: Option<Vec<Tensor>>,
+}
+
+impl Copies {
+    /// Nothing yet, of what `rewards` will need.
+    fn of(rewards: &Rewards) -> Self {
+        let wants = |need: fn(&Needs) -> bool| {
+            rewards.all.iter().any(|reward| reward.background().is_some() && need(&reward.needs)).then(Vec::new)
+        };
+        Self { images: wants(|needs| needs.images), latents: wants(|needs| needs.latents) }
+    }
+
+    fn add(&mut self, state: &Scored<'_>) -> Result<()> {
+        if let Some((images, found)) = self.images.as_mut().zip(state.images) {
+            images.push(on_cpu(found)?);
+        }
+        if let Some(latents) = &mut self.latents {
+            latents.push(on_cpu(state.latents)?);
+        }
+        Ok(())
+    }
+
+    fn job(&mut self, needs: &Needs, prompts: &[String]) -> Result<Job> {
+        let whole = |parts: &mut Option<Vec<Tensor>>| -> Result<Option<Tensor>> {
+            let Some(parts) = parts else { return Ok(None) };
+            if parts.len() > 1 {
+                *parts = vec![Tensor::f_cat(parts, 0)?];
+            }
+            Ok(parts.first().map(Tensor::shallow_clone))
+        };
+        Ok(Job {
+            prompts: prompts.to_vec(),
+            sigma: Tensor::f_zeros([prompts.len() as i64], (Kind::Float, Device::Cpu))?,
+            images: if needs.images { whole(&mut self.images)? } else { None },
+            latents: if needs.latents { whole(&mut self.latents)? } else { None },
+        })
+    }
+}
+
+fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
 }
 
 impl<'a> Subject<'a> {

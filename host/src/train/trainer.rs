@@ -17,7 +17,7 @@ use super::material::Material;
 use super::metrics::Meter;
 use super::networks::Networks;
 use super::resident::{Ledger, Resident};
-use super::rewards::Rewards;
+use super::rewards::{self, ActiveReward, Rewards};
 use super::rollout::{Rollout, rollout};
 use super::scoring::{Pending, Subject, check_finite};
 use super::student::{StudentContext, accumulate};
@@ -55,6 +55,8 @@ pub struct Trainer {
     pub trajectory: Trajectory,
     /// The rewards.
     pub rewards: Rewards,
+    /// Rewards that score evaluations alone.
+    pub held_out: Vec<ActiveReward>,
     /// The run's randomness.
     pub random: Random,
     /// Counters.
@@ -69,6 +71,8 @@ pub struct Trainer {
     failed: Option<(State, Rollout)>,
     /// Passes before and after the critic's part of the newest update.
     critic_passes: [PassCounts; 2],
+    /// Whether a phase of an update is half done.
+    half_done: bool,
 }
 
 impl Trainer {
@@ -119,6 +123,8 @@ impl Trainer {
         }
         let mut rewards = Rewards::new(&config, registry, &networks, random)?;
         ledger.book("rewards");
+        let held_out = rewards::held_out(&config, registry, &networks, random)?;
+        ledger.book("held-out rewards");
         let learners = rewards.all.iter_mut().map(|reward| {
             if !reward.learns {
                 return Ok(None);
@@ -143,6 +149,7 @@ impl Trainer {
             state: State::default(),
             failed: None,
             critic_passes: [PassCounts::default(); 2],
+            half_done: false,
             identity,
             config,
             networks,
@@ -152,6 +159,7 @@ impl Trainer {
             cache_bytes,
             trajectory,
             rewards,
+            held_out,
             random,
         })
     }
@@ -203,22 +211,27 @@ impl Trainer {
         let mut meter = Meter::default();
         let mut clock = Clock::start();
         let begun = self.networks.passes.counts();
+        self.critic_passes = [begun; 2];
         let rollout = self.roll(self.state.update)?;
         clock.lap("rollout", &mut meter);
         let learned = self.learn(&rollout, &mut clock, &mut meter);
         let learned = match learned {
             // What a plugin says of NaN is a consequence; the guard knows the cause.
             Err(error) if !self.guard.has_tripped() => {
-                self.keep_critic(meter, begun)?;
+                if !rollout.is_finite() {
+                    return Err(self.failure("a state of the rollout".to_owned(), f64::NAN, before, rollout));
+                }
+                match meter.read() {
+                    Ok(values) => self.keep_critic(values, begun),
+                    Err(error) => tracing::warn!("what the critic measured is lost: {}", error.in_one_line()),
+                }
                 return Err(error);
             }
             learned => learned,
         };
         let mut values = meter.read()?;
-        if let Some(critic) = self.state.unfinished.take() {
-            for (name, value) in critic {
-                values.entry(name).or_insert(value);
-            }
+        for (name, value) in self.state.unfinished.iter().flatten() {
+            values.entry(name.clone()).or_insert(*value);
         }
         values.insert("time/other".to_owned(), clock.seconds());
         self.networks.passes.record_into(&mut values);
@@ -231,39 +244,38 @@ impl Trainer {
                 && rollout.is_finite()
                 && checkpoint::first_not_finite(&self.parameters()).is_none()
             {
-                self.check_scores(scores, &rollout)?;
+                let checked = self.check_scores(scores, &rollout);
+                if checked.is_err() {
+                    self.keep_critic(values, begun);
+                    return checked.map(|()| Values::new());
+                }
             }
             return Err(self.failure(name, value, before, rollout));
         }
         learned?;
+        self.state.unfinished = None;
         self.state.update += 1;
         self.observe_accuracy(&values);
         Ok(values)
     }
 
-    /// After an update that a plugin broke off: if the critic had learned by then, keeps what it measured, so that the update
-    /// goes on from there. The student has not moved. What will be done again is not counted: `begun` are the passes before
-    /// the update.
-    fn keep_critic(&mut self, meter: Meter, begun: PassCounts) -> Result<()> {
-        self.drop_gradients()?;
+    /// After an update that broke off behind the critic: keeps what the critic measured, so that the update goes on from
+    /// there. The student has not moved. What will be done again is not counted: `begun` are the passes before the update.
+    fn keep_critic(&mut self, measured: Values, begun: PassCounts) {
+        if let Err(error) = self.drop_gradients() {
+            tracing::warn!("gradients of the update that broke off stay in memory: {}", error.in_one_line());
+        }
         let [before, after] = self.critic_passes;
         self.networks.passes.restore(begun.plus(before, after));
-        if self.state.unfinished.is_none() && self.state.critic_updates == self.critic_updates_at(1) {
-            let mut values = meter.read()?;
-            values.retain(|name, _| name.starts_with("critic/"));
-            self.state.unfinished = Some(values);
+        if self.state.unfinished.is_none() && !self.half_done && before != after {
+            let critic = measured.into_iter().filter(|(name, _)| name.starts_with("critic/"));
+            self.state.unfinished = Some(critic.collect());
         }
-        Ok(())
-    }
-
-    /// Critic updates done, once those of `more` further student updates are.
-    fn critic_updates_at(&self, more: u64) -> u64 {
-        self.state.warmed_up + (self.state.update + more) * self.config.critic.updates as u64
     }
 
     /// Whether the run can go on from here as if nothing had happened: no phase of an update is half done.
     pub fn is_whole(&self) -> bool {
-        self.state.critic_updates == self.critic_updates_at(u64::from(self.state.unfinished.is_some()))
+        !self.half_done
     }
 
     /// Critic, rewards and student on one rollout. Returns the scores.
@@ -275,6 +287,8 @@ impl Trainer {
         if self.state.unfinished.is_none() {
             self.train_critic(rollout, self.config.critic.updates as u64, meter)?;
             self.critic_passes[1] = self.networks.passes.counts();
+        } else {
+            self.networks.train_fake(false);
         }
         clock.lap("critic", meter);
         let scores = self.finish_scoring(rollout, pending)?;
@@ -304,6 +318,7 @@ impl Trainer {
 
     fn train_critic(&mut self, rollout: &Rollout, updates: u64, meter: &mut Meter) -> Result<()> {
         self.networks.train_fake(true);
+        self.half_done = true;
         for _ in 0..updates {
             let (number, settings) = (self.state.critic_updates, &self.config.critic);
             self.critic.fake.set_lr(warmed(&settings.optimizer, number));
@@ -315,6 +330,7 @@ impl Trainer {
             self.critic.step(&self.networks, settings, &mut self.rewards, &mut self.guard, meter)?;
             self.state.critic_updates += 1;
         }
+        self.half_done = false;
         self.networks.train_fake(false);
         Ok(())
     }
@@ -435,8 +451,10 @@ impl Trainer {
     /// The gradients of every phase of an update, without a step of any optimiser.
     fn accumulate_all(&mut self, rollout: &Rollout, meter: &mut Meter) -> Result<()> {
         let first = self.state.critic_updates;
+        // The critic's part of an update that goes on behind it is done.
+        let updates = if self.state.unfinished.is_some() { 0 } else { self.config.critic.updates as u64 };
         self.networks.train_fake(true);
-        for number in first..first + self.config.critic.updates as u64 {
+        for number in first..first + updates {
             self.drop_gradients()?;
             self.accumulate_critic(rollout, number, meter)?;
             meter.watch_parameters("fake network's", &self.networks.fake.parameters());
@@ -557,7 +575,7 @@ impl Trainer {
 /// The first loss, gradient norm or reward that is not finite.
 fn not_finite(values: &Values) -> Option<(String, f64)> {
     let matters = |name: &str| name.ends_with("/loss") || name.ends_with("_loss") || name.ends_with("grad_norm");
-    let bad = |(name, value): &(&String, &f64)| !value.is_finite() && (matters(name) || name.starts_with("reward/"));
+    let bad = |(name, value): &(&String, &f64)| !value.is_finite() && (matters(name) || name.starts_with("reward"));
     values.iter().find(bad).map(|(name, value)| (name.clone(), *value))
 }
 

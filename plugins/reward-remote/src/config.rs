@@ -262,7 +262,10 @@ mod tests {
             (|r| r.backoff = f64::NAN, "backoff: "),
             (|r| r.retries = 1001, "retries: "),
             (|r| r.scale = f64::INFINITY, "scale: expected a finite number, found inf"),
-            (|r| (r.clamp_min, r.clamp_max) = (Some(1.0), Some(1.0)), "clamp_max: expected more than clamp_min = 1, found 1"),
+            (
+                |r| (r.clamp_min, r.clamp_max) = (Some(1.0), Some(1.0)),
+                "clamp_max: expected more than clamp_min = 1, found 1",
+            ),
             (|r| drop(r.headers.insert("a b".into(), "c".into())), "headers.a b: not the name"),
             (|r| drop(r.headers.insert("a".into(), "b\nc: d".into())), "headers.a: not the value"),
             (|r| drop(r.headers.insert("Authorization".into(), "x".into())), "`token_env`"),

@@ -3,6 +3,7 @@
 use advdmd_sdk::{Error, Needs, Result, Reward, RewardBatch, RewardConfig, RewardInit};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
 
 /// Fails in its first score.
 #[derive(Deserialize, JsonSchema)]
@@ -10,6 +11,11 @@ use serde::Deserialize;
 pub struct FaultyScore {
     /// The way to fail.
     how: How,
+    /// Calls that go well before `nan-on-device`.
+    #[serde(default)]
+    after: usize,
+    #[serde(skip)]
+    calls: usize,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]
@@ -23,6 +29,8 @@ enum How {
     Nan,
     /// One score for all samples.
     OneForAll,
+    /// NaN on the device, from the call `after` on.
+    NanOnDevice,
 }
 
 impl RewardConfig for FaultyScore {
@@ -33,7 +41,7 @@ impl RewardConfig for FaultyScore {
 
 impl Reward for FaultyScore {
     fn needs(&self) -> Needs {
-        Needs::default()
+        Needs { scores_on_device: matches!(self.how, How::NanOnDevice), ..Needs::default() }
     }
 
     fn score(&mut self, batch: &RewardBatch<'_>) -> Result<Vec<f32>> {
@@ -42,8 +50,14 @@ impl Reward for FaultyScore {
             How::Panic => panic!("attempt to divide by zero"),
             How::Failed => return Err(Error::failed("the server answered 503 Service Unavailable")),
             How::Nan => scores[1] = f32::NAN,
-            How::OneForAll => scores.truncate(1),
+            How::OneForAll | How::NanOnDevice => scores.truncate(1),
         }
         Ok(scores)
+    }
+
+    fn score_differentiable(&mut self, batch: &RewardBatch<'_>) -> Result<Option<Tensor>> {
+        self.calls += 1;
+        let score = if self.calls > self.after { f64::NAN } else { 0.5 };
+        Ok(Some(Tensor::full([batch.len() as i64], score, (Kind::Float, Device::Cpu))))
     }
 }

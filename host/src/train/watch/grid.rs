@@ -31,8 +31,8 @@ impl Grid {
         let update = trainer.state.update;
         let seen = watch.seen().into_iter().filter(|&seen| seen <= update).max();
         watch.resume(seen)?;
-        // The text beside a grid is written last.
-        let there = update > 0 && samples_of(out, update).with_extension("json").exists();
+        // The text beside a grid is written last. A log of the watch that is still there is this run's.
+        let there = samples_of(out, update).with_extension("json").exists();
         Ok(Self { models, watch, teacher: None, shown: (there && seen == Some(update)).then_some(update) })
     }
 
@@ -83,7 +83,7 @@ impl Grid {
 impl Observer for Grid {
     fn look(&mut self, trainer: &mut Trainer, out: &Path, _last: bool) -> Result<After> {
         let update = trainer.state.update;
-        let mut after = After::GoOn;
+        let mut after = self.watch.standing(trainer);
         if self.shown != Some(update) && !trainer.shown.is_empty() {
             let Some(images) = self.samples(trainer, out)? else { return Ok(After::GoOn) };
             let shown = trainer.shown.clone();

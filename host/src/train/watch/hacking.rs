@@ -3,23 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use advdmd_sdk::{RewardInit, Scope};
 use tch::Tensor;
 
-use super::super::rewards::ActiveReward;
+use super::super::rewards::{ActiveReward, Rewards};
 use super::super::run::After;
+use crate::Result;
 use crate::config::OnHacking;
 use crate::hacking::{FILE, Look, Statistics, alarms};
 use crate::jsonl::{self, Log};
 use crate::metrics::{self, DIVERSITY};
-use crate::random::{Random, Stream};
-use crate::registry::Registry;
 use crate::train::trainer::Trainer;
-use crate::{Error, Result, device};
 
 /// What is watched, and what was seen so far.
 pub(super) struct Watch {
-    held_out: Vec<ActiveReward>,
     looks: Vec<Look>,
     path: PathBuf,
     log: Option<Log>,
@@ -40,37 +36,18 @@ pub(super) struct Seen<'a> {
 }
 
 impl Watch {
-    /// Makes the held-out rewards of a run in `out`, and reads what was seen before.
+    /// For a run in `out`: reads what was seen before.
     ///
     /// # Errors
-    /// A held-out reward that cannot be made or reads more than images; a log that cannot be read.
-    pub fn new(trainer: &Trainer, registry: &Registry, out: &Path) -> Result<Self> {
+    /// A log that cannot be read.
+    pub fn new(trainer: &Trainer, out: &Path) -> Result<Self> {
         let spec = &trainer.networks.spec;
-        let held_out = trainer.config.held_out.iter().enumerate().map(|(index, section)| {
-            let init = RewardInit {
-                device: device::sdk(trainer.networks.device),
-                seed: Random::new(trainer.config.seed).seed(Stream::Init, 200 + index as u64),
-                backbone: Some(spec.clone()),
-            };
-            let reward = ActiveReward::new(section.name.as_deref(), &section.component, registry, &init)?;
-            if !scores_images(&reward) {
-                return Err(Error::usage(
-                    format!(
-                        "`held_out.{index}`: reward `{}` learns, or reads more than prompts and images, which is all that a \
-                         held-out reward is given",
-                        reward.name
-                    ),
-                    "take a reward of images, such as clipscore or remote".to_owned(),
-                ));
-            }
-            Ok(reward)
-        });
         let path = out.join(FILE);
         let looks = if path.exists() { jsonl::read(&path)? } else { Vec::new() };
         let [height, width] = spec.feature_grid;
         let [_, image_height, image_width] = spec.image_shape;
         let patch = [(image_height / height.max(1)).max(1), (image_width / width.max(1)).max(1)];
-        Ok(Self { held_out: held_out.collect::<Result<_>>()?, looks, path, log: None, patch })
+        Ok(Self { looks, path, log: None, patch })
     }
 
     /// The updates at which it looked.
@@ -109,10 +86,12 @@ impl Watch {
             into.insert(reward.name.clone(), reward.score_images(seen.prompts, seen.images, size, device)?);
             Ok(())
         };
-        for reward in trainer.rewards.all.iter_mut().filter(|reward| scores_images(reward)) {
-            score(reward, &mut look.trained)?;
+        let Rewards { all, shares, backprop, .. } = &mut trainer.rewards;
+        for (index, reward) in all.iter_mut().enumerate().filter(|(_, reward)| reward.scores_images()) {
+            let trained = shares[index].weight > 0.0 || backprop.contains(&index);
+            score(reward, if trained { &mut look.trained } else { &mut look.held_out })?;
         }
-        for reward in &mut self.held_out {
+        for reward in &mut trainer.held_out {
             score(reward, &mut look.held_out)?;
         }
         if let Some((name, scores)) = seen.judged {
@@ -122,32 +101,31 @@ impl Watch {
             log.append(&look)?;
         }
         self.looks.push(look);
-        let settings = &trainer.config.watch;
-        let found = alarms(&self.looks, settings.patience);
-        let known = alarms(&self.looks[..self.looks.len() - 1], settings.patience);
+        let found = alarms(&self.looks, trainer.config.watch.patience);
+        let known = alarms(&self.looks[..self.looks.len() - 1], trainer.config.watch.patience);
         for alarm in found.iter().filter(|alarm| !known.iter().any(|one| one.is_same(alarm))) {
             tracing::warn!("update {}: {alarm}", trainer.state.update);
         }
-        if found.is_empty() || settings.on_hacking == OnHacking::Warn {
-            return Ok(After::GoOn);
-        }
-        tracing::warn!("stopping, as watch.on_hacking asks; `--resume --set watch.on_hacking=\"warn\"` goes on");
-        Ok(After::Stop)
+        Ok(self.standing(trainer))
     }
-}
 
-/// Whether images and prompts are all that a reward reads, and its opinion stays the same.
-fn scores_images(reward: &ActiveReward) -> bool {
-    let needs = &reward.needs;
-    needs.scope == Scope::Final && !reward.learns && needs.features.is_none() && !needs.latents
+    /// What follows from what was seen so far.
+    pub fn standing(&self, trainer: &Trainer) -> After {
+        let settings = &trainer.config.watch;
+        if settings.on_hacking == OnHacking::Warn || alarms(&self.looks, settings.patience).is_empty() {
+            return After::GoOn;
+        }
+        tracing::warn!("stopping, as watch.on_hacking asks; `--resume --set 'watch.on_hacking=\"warn\"'` goes on");
+        After::Stop
+    }
 }
 
 /// Mean diversity of the updates after `since`.
 fn diversity(out: &Path, since: u64) -> Result<Option<f64>> {
     let path = out.join("metrics.jsonl");
     let records = if path.exists() { metrics::read(&path)? } else { Vec::new() };
-    let values =
-        || records.iter().filter(|record| record.update > since).filter_map(|record| record.values.get(DIVERSITY));
-    let count = values().count();
-    Ok((count > 0).then(|| values().sum::<f64>() / count as f64))
+    let later = records.iter().filter(|record| record.update > since);
+    let values: Vec<f64> =
+        later.filter_map(|record| record.values.get(DIVERSITY).copied()).filter(|value| value.is_finite()).collect();
+    Ok((!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64))
 }

@@ -30,7 +30,7 @@ const SEED: u64 = 1;
 /// A sampler or a held-out reward that cannot be made, or a log that cannot be written.
 pub fn of(trainer: &Trainer, registry: &Registry, out: &Path) -> Result<Box<dyn Observer>> {
     let models = Models::new(trainer, registry)?;
-    let watch = hacking::Watch::new(trainer, registry, out)?;
+    let watch = hacking::Watch::new(trainer, out)?;
     Ok(match trainer.config.data {
         Data::Digits { .. } => Box::new(scores::Scores::new(trainer, models, watch, out)?),
         Data::Images { .. } | Data::Webdataset { .. } => Box::new(grid::Grid::new(trainer, models, watch, out)?),

@@ -121,7 +121,7 @@ const READ_RIGHT: &str = "scenes read right";
 impl Observer for Scores {
     fn look(&mut self, trainer: &mut Trainer, out: &Path, _last: bool) -> Result<After> {
         let update = trainer.state.update;
-        let mut after = After::GoOn;
+        let mut after = self.watch.standing(trainer);
         if self.evaluated != Some(update) {
             let first = self.evaluated.is_none();
             if first {

@@ -134,7 +134,8 @@ fn a_name_with_several_addresses_is_tried_at_all_of_them() {
 #[test]
 fn scores_are_scaled_then_clamped() {
     let server = Server::start(Call::scores);
-    let mut clamped = reward(json!({ "endpoints": [server.url()], "scale": 0.5, "clamp_min": 0.5, "clamp_max": 1.5 })).unwrap();
+    let mut clamped =
+        reward(json!({ "endpoints": [server.url()], "scale": 0.5, "clamp_min": 0.5, "clamp_max": 1.5 })).unwrap();
     assert_eq!(score(&mut *clamped, 5).unwrap(), [0.5, 0.5, 1.0, 1.5, 1.5]);
     let large = Server::start(|_| ok(&json!({ "scores": [1e300] })));
     let mut reward = reward(json!({ "endpoints": [large.url()] })).unwrap();
