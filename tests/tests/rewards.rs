@@ -230,7 +230,7 @@ fn a_score_that_is_not_finite_on_the_device_loses_nothing() {
              after = {after}, weight = 1.0 }}]"
         )
     };
-    let (never, later) = (reward(1000), reward(5));
+    let (never, later) = (reward(1000), reward(9));
     let undisturbed = runs.done("undisturbed", &options(&never, &["--set", &paths]));
     let output = runs.train("run", &options(&later, &["--set", &paths]));
     let said = text(&output);
