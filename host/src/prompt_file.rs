@@ -1,9 +1,11 @@
 //! Files of prompts: one a line, or a JSON list of strings; and files that say which image is whose.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::{Error, Result};
 
@@ -16,17 +18,26 @@ pub struct Row {
     pub place: String,
 }
 
-/// The prompts of a file, in its order. Empty lines are no prompts; the empty string of a JSON list is one.
+/// The prompts of a file, in its order. A byte order mark is none of them. Empty lines are no prompts; the empty string of a JSON list is one.
 ///
 /// # Errors
 /// A file that cannot be read, is not UTF-8, is no list of strings although it begins with `[`, or holds no prompt:
 /// names the file, and the line at fault.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
+    rows(path, &text_of(path)?)
+}
+
+/// The text of a file, without the byte order mark that some editors begin it with.
+fn text_of(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
         Error::content(path, format!("line {line} is not UTF-8"))
     })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
+}
+
+fn rows(path: &Path, text: &str) -> Result<Vec<Row>> {
     let rows = if text.trim_start().starts_with('[') {
         let list: Vec<String> = serde_json::from_str(text)
             .map_err(|error| Error::content(path, format!("not a JSON list of strings: {error}")))?;
@@ -58,19 +69,16 @@ pub enum Assigned {
 /// As [`read`]; a JSON file of another form, or two prompts for one name: names the file and the line.
 pub fn read_assigned(path: &Path) -> Result<Assigned> {
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let text = || std::fs::read_to_string(path).map_err(Error::file("read", path));
+    let text = text_of(path)?;
     let named = match ending.as_str() {
-        "jsonl" => by_line(path, &text()?)?,
-        "json" => {
-            let text = text()?;
-            if !text.trim_start().starts_with('{') {
-                return in_order(path);
-            }
-            serde_json::from_str(&text).map_err(|error| {
+        "jsonl" => by_line(path, &text)?,
+        "json" if text.trim_start().starts_with('{') => {
+            let Named(named) = serde_json::from_str(&text).map_err(|error| {
                 Error::content(path, format!("not a JSON object of file names and prompts: {error}"))
-            })?
+            })?;
+            named
         }
-        _ => return in_order(path),
+        _ => return Ok(Assigned::InOrder(rows(path, &text)?.into_iter().map(|row| row.prompt).collect())),
     };
     if named.is_empty() {
         return Err(Error::content(path, "holds no prompt"));
@@ -78,8 +86,32 @@ pub fn read_assigned(path: &Path) -> Result<Assigned> {
     Ok(Assigned::ByName(named))
 }
 
-fn in_order(path: &Path) -> Result<Assigned> {
-    Ok(Assigned::InOrder(read(path)?.into_iter().map(|row| row.prompt).collect()))
+/// Prompts by name. A map of serde would keep the last of two prompts for one name.
+struct Named(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Named;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of file names and prompts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Named, A::Error> {
+                let mut named = BTreeMap::new();
+                while let Some((name, prompt)) = pairs.next_entry::<String, String>()? {
+                    if named.get(&name).is_some_and(|other| *other != prompt) {
+                        return Err(A::Error::custom(format_args!("a second prompt for {name:?}")));
+                    }
+                    named.insert(name, prompt);
+                }
+                Ok(Named(named))
+            }
+        }
+        input.deserialize_map(Pairs)
+    }
 }
 
 fn by_line(path: &Path, text: &str) -> Result<BTreeMap<String, String>> {
@@ -123,6 +155,26 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_a_prompt() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+            read_assigned(&path).map_err(|error| error.to_string())
+        };
+        let ordered = Ok(Assigned::InOrder(vec!["a".into(), "b".into()]));
+        for (name, text) in [("p.txt", "a\nb\n"), ("p.txt", "[\"a\", \"b\"]"), ("p.json", "[\"a\", \"b\"]")] {
+            assert_eq!(of(name, text), ordered, "{name}");
+            let path = folder.path().join(name);
+            let read: Vec<String> = read(&path).unwrap().into_iter().map(|row| row.prompt).collect();
+            assert_eq!(read, ["a", "b"], "{name}");
+        }
+        let named = Ok(Assigned::ByName([("x.png".into(), "a".into())].into()));
+        assert_eq!(of("p.json", "{\"x.png\": \"a\"}"), named);
+        assert_eq!(of("p.jsonl", "{\"file_name\": \"x.png\", \"text\": \"a\"}"), named);
+    }
+
+    #[test]
     fn prompts_of_images_have_several_forms() {
         let folder = tempfile::tempdir().unwrap();
         let of = |name: &str, text: &str| {
@@ -140,6 +192,7 @@ mod tests {
         for (name, text, part) in [
             ("p.json", "{\"a.png\": 3}", "not a JSON object of file names and prompts"),
             ("p.json", "{}", "holds no prompt"),
+            ("p.json", "{\"a\": \"x\", \"b\": \"x\", \"a\": \"y\"}", "a second prompt for \"a\""),
             (
                 "m.jsonl",
                 "{\"file_name\": \"a\", \"text\": \"x\"}\n{\"file_name\": \"a\", \"text\": \"y\"}",

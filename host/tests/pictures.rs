@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use advdmd::picture::{Reading, decode, size_of_file};
+use advdmd::picture::{Reading, decode, size, size_of_file};
 use advdmd_nn::Weights;
 use tch::Device;
 
@@ -29,4 +29,28 @@ fn pixels_are_pillows() {
     }
     assert_eq!(wrong, Vec::<String>::new());
     assert!(count >= 35, "{count}");
+}
+
+/// A file of a few bytes whose header promises more pixels than memory holds.
+#[test]
+fn an_image_of_too_many_pixels_is_refused_by_its_header() {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 30_000, 20_000);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9c]).unwrap();
+    drop(writer);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.png");
+    std::fs::write(&path, &bytes).unwrap();
+    let found = [
+        size(&bytes).unwrap_err(),
+        size_of_file(&path).unwrap_err(),
+        decode(&bytes, Reading::OnWhite).unwrap_err(),
+        decode(&bytes, Reading::Pillow).unwrap_err(),
+        decode(b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff;", Reading::Pillow).unwrap_err(),
+    ];
+    for (message, size) in found.iter().zip(["30000x20000"; 4].into_iter().chain(["65535x65535"])) {
+        assert!(message.contains(&format!("is {size} pixels, more than 178956970: expected")), "{message}");
+    }
 }

@@ -234,6 +234,11 @@ def reference(folder: Path, images: list[numpy.ndarray], prompts: list[str], see
         with torch.no_grad():
             text, image = other.encode_text(tokens.input_ids), other.encode_image(out[f"{name}_pixels"])
         out[f"{name}_cosine"] = cosine(text, image)
+    # open_clip's own transform: Pillow's resize and torchvision's crop.
+    transform = open_clip.image_transform(side, is_train=False, mean=MEAN, std=STD)
+    out["open_clip_pixels"] = torch.stack([transform(image) for image in pictures])
+    with torch.no_grad():
+        out["open_clip_cosine"] = cosine(text, other.encode_image(out["open_clip_pixels"]))
     out["open_clip_text_features"] = text
 
     # Gradients of the sum of the cosines, in float64.

@@ -1,4 +1,4 @@
-//! `advdmd convert`, on files that Python wrote (`tests/golden/open_clip.py`).
+//! `advdmd convert`, on files that Python wrote (`tests/golden/open_clip_weights.py`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,7 @@ fn tensors_arrive_under_their_names_in_transformers() {
         let (code, out, err) =
             convert(&advdmd, name, &[&["--vision-heads", vision, "--text-heads", text], more].concat());
         assert_eq!(code, 0, "{name}: {err}");
+        assert!(out.contains("causal mask of texts, layer norm eps 1e-5"), "{out}");
         assert!(out.contains("still to be copied to out: the tokenizer's"), "{out}");
         let folder = advdmd.folder().join("out");
         let stem = name.split('.').next().unwrap();
@@ -148,6 +149,34 @@ fn heads_are_never_guessed_and_folders_never_replaced() {
     let (code, _, err) = convert(&advdmd, "vit-b.pt", &["--vision-heads", "4", "--text-heads", "2"]);
     assert!(code == 2 && err.contains("is occupied"), "{err}");
     assert_eq!(fs::read_dir(advdmd.folder().join("out")).unwrap().count(), 1);
+}
+
+/// The zip archive's own checksums, and names, of which each must stand there once.
+#[test]
+fn what_an_archive_says_of_its_members_holds() {
+    let whole = fs::read(golden("vit-b.pt")).unwrap();
+    let mut flipped = whole.clone();
+    // A low bit of a number in the middle, which stays finite.
+    flipped[whole.len() / 2 / 4 * 4 - 256] ^= 1;
+    let mut doubled = whole.clone();
+    let (from, to) = (b"/data/11", b"/data/10");
+    let places: Vec<usize> = (0..whole.len() - from.len()).filter(|at| whole[*at..].starts_with(from)).collect();
+    assert_eq!(places.len(), 2);
+    places.into_iter().for_each(|at| doubled[at..at + to.len()].copy_from_slice(to));
+    for (bytes, parts) in
+        [(flipped, ["damaged: `vit-b/data/", "is damaged: "]), (doubled, ["damaged: ", "two members of one name"])]
+    {
+        let advdmd = Installation::new(&[]);
+        advdmd.write("damaged", bytes);
+        let args = ["convert", "clip", "damaged", "out", "--vision-heads", "4", "--text-heads", "2", "--quiet"];
+        let output = advdmd.run(&args);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        for part in parts {
+            assert!(err.contains(part), "{part:?} in {err}");
+        }
+        assert_eq!(left(&advdmd), ["advdmd", "damaged", "plugins"]);
+    }
 }
 
 #[test]

@@ -151,6 +151,57 @@ fn stored_scores_are_a_check() {
 }
 
 #[test]
+fn what_was_not_compared_is_told() {
+    let advdmd = installed();
+    let args = |more: &[&'static str]| [&["--reward", RED, "--prompt", ""], more].concat();
+    assert_eq!(run(&advdmd, &args(&["--images", "images", "--json", "golden.json"])).0, 0);
+    // Another order, and one image fewer.
+    let (code, out, err) =
+        run(&advdmd, &args(&["--images", "images/30.png", "images/2.png", "--golden", "golden.json"]));
+    assert!(code == 0 && out.contains("0.00e0"), "{out}{err}");
+    assert!(err.contains("1 images are stored and were not scored") && err.contains("images/10.png"), "{err}");
+    let other = ["--images", "images", "--golden", "golden.json", "--reward", "type=colour,channel=1,name=green"];
+    let (code, out, err) = run(&advdmd, &args(&other));
+    assert!(code == 1 && out.contains("0.00e0") && err.contains("no stored scores of `green`"), "{out}{err}");
+    let (code, _, err) =
+        run(&advdmd, &["--reward", RED, "--prompt", "another", "--images", "images", "--golden", "golden.json"]);
+    assert!(code == 1 && err.contains("golden.json: prompt 1 is \"\", that of images/2.png is \"another\""), "{err}");
+}
+
+#[test]
+fn stored_scores_are_not_overwritten() {
+    let advdmd = installed();
+    let stored = json!({ "scores": { "colour": [0.0, 0.0, 0.0] } }).to_string();
+    advdmd.write("golden.json", &stored);
+    std::os::unix::fs::symlink("golden.json", advdmd.folder().join("link.json")).unwrap();
+    for written in ["golden.json", "images/../golden.json", "link.json"] {
+        let args =
+            ["--reward", RED, "--prompt", "", "--images", "images", "--golden", "golden.json", "--json", written];
+        let (code, out, err) = run(&advdmd, &args);
+        assert!(code == 2 && out.is_empty() && err.contains("would overwrite --golden golden.json"), "{out}{err}");
+        assert_eq!(fs::read_to_string(advdmd.folder().join("golden.json")).unwrap(), stored);
+    }
+}
+
+#[test]
+fn images_that_no_one_can_read_are_refused_by_name() {
+    let advdmd = installed();
+    let args = ["--reward", RED, "--prompt", "", "--images", "images"];
+    // A GIF of 65535 x 65535, as its header says.
+    advdmd.write("images/large.gif", b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff;");
+    let (code, _, err) = run(&advdmd, &args);
+    assert!(code == 1 && err.contains("large.gif: is 65535x65535 pixels, more than 178956970"), "{err}");
+    let (code, out, err) = run(&advdmd, &[&args[..], &["--skip-broken"]].concat());
+    assert!(code == 0 && out.contains("1 images were left out"), "{out}{err}");
+    let pipe = advdmd.folder().join("images/pipe.png");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for images in ["images", "images/pipe.png"] {
+        let (code, _, err) = run(&advdmd, &["--reward", RED, "--prompt", "", "--images", images, "--skip-broken"]);
+        assert!(code == 2 && err.contains("images/pipe.png is a pipe, a socket or a device"), "{err}");
+    }
+}
+
+#[test]
 fn broken_images_stop_or_are_counted() {
     let advdmd = installed();
     advdmd.write("images/20.png", "no image");

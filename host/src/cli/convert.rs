@@ -13,6 +13,10 @@ use super::output;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Weights of an `open_clip` model, such as `HPS_v2.1_compressed.pt`, to a folder of transformers' `CLIPModel`
+    ///
+    /// No weight tells some of what a model computes. Taken for granted is what `CLIPModel` does: an image's feature is that of
+    /// its class token, a text's that of its end-of-text token; texts have a causal mask; layer norms add 1e-5 to the variance.
+    /// The activation is exact GELU, or `quick_gelu` with `--quick-gelu`. A model that was trained otherwise gives other scores.
     Clip(Clip),
 }
 
@@ -72,6 +76,10 @@ pub fn run(command: &Command) -> Result<()> {
     output::text(&summary(args, &converted))
 }
 
+/// What no weight tells, beside the activation.
+const ASSUMED: &str =
+    "features of the class token and of the end-of-text token, causal mask of texts, layer norm eps 1e-5";
+
 fn summary(args: &Clip, converted: &Converted) -> String {
     let Converted { architecture, tensors, numbers, dtype, skipped } = converted;
     let name = match architecture.published {
@@ -91,6 +99,7 @@ fn summary(args: &Clip, converted: &Converted) -> String {
         ("images", tower(&architecture.vision)),
         ("texts", format!("{}, {} tokens", tower(&architecture.text), architecture.context)),
         ("activation", activation),
+        ("assumed", ASSUMED.to_owned()),
         ("weights", format!("{tensors} tensors, {:.1} million numbers, {dtype}", *numbers as f64 / 1e6)),
     ];
     let mut rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).to_vec();

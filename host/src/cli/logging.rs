@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use advdmd::progress::LogWriter;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -31,6 +31,12 @@ pub fn start(verbosity: Verbosity) {
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     let human = tracing_subscriber::fmt::layer()
         .event_format(Human { style: Style::of_stderr() })
+        // Without colours, which a file has no use for. The text says which plugin speaks, where that matters.
+        .fmt_fields(debug_fn(|writer, field, value| match field.name() {
+            "message" => write!(writer, "{value:?}"),
+            "plugin" => Ok(()),
+            name => write!(writer, " {name}={value:?}"),
+        }))
         .with_writer(LogWriter)
         .with_filter(filter);
     let machine = tracing_subscriber::fmt::layer().json().with_writer(RunLog).with_filter(LevelFilter::DEBUG);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use advdmd::config::Compute;
 use advdmd::registry::Registry;
 use advdmd::score::images::{self, Item};
-use advdmd::score::{Chosen, Comparison, Golden, Options, Ready, Scores, distinct, score};
+use advdmd::score::{Checked, Chosen, Comparison, Golden, Options, Ready, Scores, distinct, score};
 use advdmd::{Error, Result, device, prompt_file};
 use advdmd_sdk::DType;
 use clap::Args;
@@ -16,7 +16,8 @@ use super::output;
 /// The options of `advdmd score`.
 #[derive(Debug, Args)]
 pub struct Score {
-    /// A reward and its keys, such as 'type=hps,model=DIR'; may be repeated. Quotes as in TOML; `name` is its label
+    /// A reward and its keys, such as 'type=hps,model=DIR'; may be repeated; `name` is its label. Quotes,
+    /// lists and tables as in TOML: `type=remote,endpoints=["http://127.0.0.1:8000/score"]`
     #[arg(long = "reward", value_name = "KEY=VALUE,..", required_unless_present = "config")]
     rewards: Vec<String>,
     /// Take the [[reward]] tables of this file too, and its [plugins] paths; the configuration of a run will do
@@ -45,7 +46,8 @@ pub struct Score {
     /// Write everything as JSON; `-` prints it instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Compare with stored scores: {"scores": {REWARD: [..]}}, or what --json wrote
+    /// Compare with stored scores: {"scores": {REWARD: [..]}} in the order of the images, or what --json wrote, whose images
+    /// are found by their files. A reward that has no stored scores is an error
     #[arg(long, value_name = "FILE.json")]
     golden: Option<PathBuf>,
     /// The largest difference from them that passes [default: that of the file, else 1e-4]
@@ -66,6 +68,7 @@ pub fn run(args: &Score) -> Result<()> {
     if let Some(tolerance) = args.tolerance.filter(|tolerance| !(tolerance.is_finite() && *tolerance >= 0.0)) {
         return Err(Error::usage(format!("--tolerance {tolerance}: expected a number of at least 0"), None));
     }
+    refuse_overwriting(args)?;
     let mut chosen = args.rewards.iter().map(|text| Chosen::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut places = Vec::new();
     if let Some(path) = &args.config {
@@ -96,6 +99,22 @@ pub fn run(args: &Score) -> Result<()> {
         output::text(&tables(&scores))?;
     }
     golden.map_or(Ok(()), |golden| judge(&golden, &scores, args.tolerance, printed))
+}
+
+/// Refuses to write the scores over those that they are compared with.
+fn refuse_overwriting(args: &Score) -> Result<()> {
+    let (Some(golden), Some(json)) = (&args.golden, args.json.as_ref().filter(|path| path.as_path() != Path::new("-")))
+    else {
+        return Ok(());
+    };
+    // A file that is not there yet is not the other one.
+    match (golden.canonicalize(), json.canonicalize()) {
+        (Ok(stored), Ok(written)) if stored == written => {
+            let message = format!("--json {} would overwrite --golden {}", json.display(), golden.display());
+            Err(Error::usage(message, "name another file for the new scores".to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The images and their prompts.
@@ -140,10 +159,10 @@ fn tables(scores: &Scores) -> String {
     text
 }
 
-/// Prints the differences; those over the tolerance are an error.
+/// Prints the differences; those over the tolerance are an error, and so is a reward that nothing is stored for.
 fn judge(golden: &Golden, scores: &Scores, tolerance: Option<f64>, quiet: bool) -> Result<()> {
     let tolerance = golden.tolerance(tolerance);
-    let comparisons = golden.compare(scores)?;
+    let Checked { comparisons, images, unchecked, unknown, missing } = golden.compare(scores)?;
     let holds = |comparison: &&Comparison| comparison.difference <= tolerance;
     let mut rows = vec![["reward", "largest difference", "stored", "found", "image", ""].map(str::to_owned).to_vec()];
     rows.extend(comparisons.iter().map(|comparison| {
@@ -162,14 +181,28 @@ fn judge(golden: &Golden, scores: &Scores, tolerance: Option<f64>, quiet: bool) 
     if !quiet {
         output::text(&format!("\n{}", output::columns(&rows)))?;
     }
+    for (files, what) in [(unknown, "scored and have no stored scores"), (missing, "stored and were not scored")] {
+        if let Some(first) = files.first() {
+            tracing::warn!(
+                "{} images are {what}, and were not compared; the first is {}",
+                files.len(),
+                first.display()
+            );
+        }
+    }
+    let lacking = || format!("there are no stored scores of `{}`, which were not compared", unchecked.join("`, `"));
     let over = comparisons.iter().filter(|comparison| !holds(comparison)).count();
     if over > 0 {
         let all = comparisons.len();
         return Err(Error::failed(format!(
-            "{over} of {all} rewards differ from the stored scores by more than {tolerance}"
+            "{over} of {all} rewards differ from the stored scores by more than {tolerance}{}",
+            if unchecked.is_empty() { String::new() } else { format!("; {}", lacking()) }
         )));
     }
-    tracing::info!("{} rewards agree with the stored scores within {tolerance}", comparisons.len());
+    if !unchecked.is_empty() {
+        return Err(Error::failed(lacking()));
+    }
+    tracing::info!("{} rewards of {images} images agree with the stored scores within {tolerance}", comparisons.len());
     Ok(())
 }
 

@@ -123,6 +123,11 @@ impl<'a> SchemaView<'a> {
         })
     }
 
+    /// Whether the schema says that the value changes no result, such as the address of a server.
+    pub fn is_free(self) -> bool {
+        self.variants(None).iter().any(|variant| variant.node.get("x-changes-no-result") == Some(&Json::Bool(true)))
+    }
+
     /// Whether every number that fits is an integer.
     pub fn is_integer(self) -> bool {
         let types = self.types();

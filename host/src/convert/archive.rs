@@ -1,6 +1,6 @@
 //! Files of weights that others wrote: `torch.save`'s zip archives and safetensors, of which one tensor is read at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -57,7 +57,8 @@ impl Archive {
     ///
     /// # Errors
     /// Another format; a pickle that asks to run something; numbers of another type than float32, float16 and bfloat16;
-    /// tensors that are not all there: names the file and the tensor.
+    /// tensors that are not all there, or not those that the checksums of a zip archive tell of; two members of one name:
+    /// names the file and the tensor or member.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::file("read", path))?;
         let length = file.metadata().map_err(Error::file("read", path))?.len();
@@ -87,12 +88,19 @@ impl Archive {
         let fail =
             |error: zip::result::ZipError| Error::content(&self.path, format!("not a whole zip archive: {error}"));
         let mut zip = ZipArchive::new(BufReader::new(file)).map_err(fail)?;
+        // Which of two is read would be up to the reader.
+        let doubled = || self.content("a zip archive with two members of one name: torch.save did not write it");
+        if zip.has_duplicate_names() {
+            return Err(doubled());
+        }
         let mut members = HashMap::new();
         for index in 0..zip.len() {
             let member = zip.by_index_raw(index).map_err(fail)?;
             let name = member.name().map_err(fail)?.into_owned();
             let stored = member.compression() == CompressionMethod::Stored && !member.encrypted();
-            members.insert(name, (index, stored, member.data_start(), member.size()));
+            if members.insert(name, (index, stored, member.data_start(), member.size())).is_some() {
+                return Err(doubled());
+            }
         }
         let mut roots = members.keys().filter_map(|name| name.strip_suffix("data.pkl"));
         let root = match (roots.next(), roots.next()) {
@@ -129,6 +137,7 @@ impl Archive {
         let pickle = Pickle::read(&pickle).map_err(|message| self.unpickled(&message))?;
         let mut tensors = BTreeMap::new();
         let mut skipped = Vec::new();
+        let mut used = BTreeSet::new();
         for (name, value) in state_dict(&pickle).map_err(|message| self.content(&message))? {
             let Value::Tensor(tensor) = value else {
                 skipped.push(name.to_owned());
@@ -147,7 +156,7 @@ impl Archive {
                 other => return Err(fail(format!("numbers of type {other}, expected float32, float16 or bfloat16"))),
             };
             let member = members.get(&format!("{root}data/{}", storage.key));
-            let Some(&(_, stored, Some(start), size)) = member else {
+            let Some(&(index, stored, Some(start), size)) = member else {
                 return Err(fail(format!("its numbers, `data/{}`, are not in the archive", storage.key)));
             };
             let needed = storage.count.checked_mul(number.size() as u64);
@@ -157,10 +166,18 @@ impl Archive {
             {
                 return Err(fail(format!("its numbers, `data/{}`, are compressed or cut off", storage.key)));
             }
+            used.insert(index);
             tensors.insert(
                 name.to_owned(),
                 Entry::of(tensor, number, start).ok_or_else(|| fail("is too large".to_owned()))?,
             );
+        }
+        for index in used {
+            let mut member = zip.by_index(index).map_err(fail)?;
+            let name = shown(&member.name().map_err(fail)?);
+            // The crate compares checksums at a member's end.
+            std::io::copy(&mut member, &mut std::io::sink())
+                .map_err(|error| self.content(&format!("`{name}` is damaged: {error}")))?;
         }
         (self.tensors, self.skipped) = (tensors, skipped);
         Ok(())

@@ -48,6 +48,10 @@ pub struct Converted {
 
 /// Converts the weights of an `open_clip` model to a folder of transformers' `CLIPModel`.
 ///
+/// What no weight tells is taken for what `CLIPModel` computes: the feature of an image is that of its class token, that of a
+/// text is its end-of-text token's; texts have a causal mask; the epsilon of layer norms is 1e-5; GELU is exact unless
+/// [`quick_gelu`](ClipOptions::quick_gelu) is set.
+///
 /// # Errors
 /// A file that cannot be read, asks to run something, or holds something else than one CLIP model with a `ViT`; a tokenizer
 /// that does not fit; an occupied folder; a disk error. Nothing is left behind.

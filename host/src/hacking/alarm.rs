@@ -244,7 +244,7 @@ mod tests {
         let mut looks: Vec<Look> = (0..4).map(|index| look(10 * index, 0.0, 0.0)).collect();
         assert_eq!(alarms(&looks, 2), []);
         for late in &mut looks[2..] {
-            late.images = Statistics { saturation: 0.5, patch_power: 0.07 };
+            late.images = Statistics { saturation: 0.45, patch_power: 0.07 };
             late.diversity = Some(0.3);
         }
         let found = alarms(&looks, 2);

@@ -10,7 +10,7 @@ const MOST: u64 = 1 << 28;
 /// transparent colour, else the palette's first.
 ///
 /// # Errors
-/// A file that is damaged or has no frame; in words.
+/// A file that is damaged, too large or has no frame; in words.
 pub(super) fn first_frame(bytes: &[u8]) -> Result<RgbImage, String> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -20,6 +20,7 @@ pub(super) fn first_frame(bytes: &[u8]) -> Result<RgbImage, String> {
     }
     let mut decoder = options.read_info(bytes).map_err(|error| error.to_string())?;
     let size = [u32::from(decoder.width()), u32::from(decoder.height())];
+    super::check_size(size)?;
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let frame = decoder.read_next_frame().map_err(|error| error.to_string())?;
     let frame = frame.ok_or_else(|| "holds no image".to_owned())?;

@@ -6,13 +6,10 @@ use std::panic::catch_unwind;
 use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
 
-/// Bytes that an image may have, as in the image crate.
-const MOST: usize = 512 << 20;
-
 /// The image in 8-bit RGB, not turned.
 ///
 /// # Errors
-/// A file that is damaged; in words.
+/// A file that is damaged or too large; in words.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     // The crate turns libjpeg's fatal errors into unwinding; they print nothing.
     let decoded = catch_unwind(|| scan(bytes).map_err(|error| error.to_string()));
@@ -23,9 +20,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
 fn scan(bytes: &[u8]) -> std::io::Result<([u32; 2], Vec<u8>)> {
     let image = Decompress::new_mem(bytes)?;
     let size = [image.width() as u32, image.height() as u32];
-    if image.width().saturating_mul(image.height()).saturating_mul(4) > MOST {
-        return Err(std::io::Error::other("is too large"));
-    }
+    super::check_size(size).map_err(std::io::Error::other)?;
     let inks = matches!(image.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
     let mut rows = if inks { image.to_colorspace(ColorSpace::JCS_CMYK)? } else { image.rgb()? };
     let samples: Vec<u8> = rows.read_scanlines()?;

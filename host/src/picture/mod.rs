@@ -14,6 +14,10 @@ use tch::{Kind, Tensor};
 
 use crate::Result;
 
+/// Most pixels of an image: twice Pillow's `MAX_IMAGE_PIXELS`, beyond which it raises `DecompressionBombError`. A small file may
+/// unpack to more than memory holds.
+pub const MOST_PIXELS: u64 = 178_956_970;
+
 /// How a file's pixels become 8-bit RGB. In both, the image is turned as its EXIF orientation says, grey is repeated, and
 /// colour profiles are not applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub enum Reading {
 /// Width and height as the image is meant to be seen, from the header alone, of a format of [`Reading::OnWhite`].
 ///
 /// # Errors
-/// No image of a known format, or one that is cut off; in words.
+/// No image of a known format, one of more than [`MOST_PIXELS`], or one that is cut off; in words.
 pub fn size(bytes: &[u8]) -> Result<[u32; 2], String> {
     is_whole(bytes)?;
     seen_size(decoder(Cursor::new(bytes), Reading::OnWhite)?)
@@ -51,6 +55,14 @@ fn is_whole(bytes: &[u8]) -> Result<(), String> {
     image::guess_format(bytes).map_or(Ok(()), |format| complete::check(bytes, format))
 }
 
+/// Refuses more than [`MOST_PIXELS`].
+fn check_size([width, height]: [u32; 2]) -> Result<(), String> {
+    if u64::from(width) * u64::from(height) <= MOST_PIXELS {
+        return Ok(());
+    }
+    Err(format!("is {width}x{height} pixels, more than {MOST_PIXELS}: expected at most as many as Pillow opens"))
+}
+
 fn seen_size(mut decoder: impl ImageDecoder) -> Result<[u32; 2], String> {
     let (width, height) = decoder.dimensions();
     let turned = matches!(
@@ -63,7 +75,7 @@ fn seen_size(mut decoder: impl ImageDecoder) -> Result<[u32; 2], String> {
 /// The image in 8-bit RGB.
 ///
 /// # Errors
-/// A format that is not one of the reading's, or a file that is damaged; in words.
+/// A format that is not one of the reading's, more than [`MOST_PIXELS`], or a file that is damaged; in words.
 pub fn decode(bytes: &[u8], reading: Reading) -> Result<RgbImage, String> {
     is_whole(bytes)?;
     let format = image::guess_format(bytes).ok().filter(|_| reading == Reading::Pillow);
@@ -97,6 +109,7 @@ fn decoder<'a>(bytes: impl BufRead + Seek + 'a, reading: Reading) -> Result<impl
     if width == 0 || height == 0 {
         return Err("has no pixels".to_owned());
     }
+    check_size([width, height])?;
     if decoder.color_type() == ColorType::Rgb32F || decoder.color_type() == ColorType::Rgba32F {
         return Err("holds floating-point colours, expected 8 or 16 bits".to_owned());
     }
@@ -135,10 +148,25 @@ fn upper_bits(image: DynamicImage) -> RgbImage {
 ///
 /// # Errors
 /// libtorch's, for lack of memory.
-pub fn tensor(pixels: &[u8], [width, height]: [u32; 2]) -> Result<Tensor> {
+pub fn tensor(pixels: &[u8], size: [u32; 2]) -> Result<Tensor> {
+    in_unit(&bytes(pixels, size)?.f_contiguous()?)
+}
+
+/// Pixels in rows of RGB as a view `[3, H, W]` of a copy, 0 to 255, uint8.
+///
+/// # Errors
+/// libtorch's, for lack of memory.
+pub fn bytes(pixels: &[u8], [width, height]: [u32; 2]) -> Result<Tensor> {
     let shape = [i64::from(height), i64::from(width), 3];
-    let bytes = Tensor::f_from_data_size(pixels, &shape, Kind::Uint8)?;
-    Ok(bytes.f_permute([2, 0, 1])?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?.f_contiguous()?)
+    Ok(Tensor::f_from_data_size(pixels, &shape, Kind::Uint8)?.f_permute([2, 0, 1])?)
+}
+
+/// Bytes as float32 in 0..1, with one copy.
+///
+/// # Errors
+/// libtorch's, for lack of memory.
+pub fn in_unit(bytes: &Tensor) -> Result<Tensor> {
+    Ok(bytes.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?)
 }
 
 #[cfg(test)]

@@ -66,6 +66,22 @@ impl Registry {
         Ok(())
     }
 
+    /// The plugins' keys that may change in the middle of a run: their schemas say that no result depends on them.
+    ///
+    /// # Errors
+    /// A component that no plugin provides.
+    pub fn free_keys<T: Settings>(&self, config: &T) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        for (path, kind, component) in config.components() {
+            let schema = SchemaView::new(self.schema(kind, &component.r#type)?);
+            // Those that are not set may be so later.
+            let free =
+                schema.keys(None).into_iter().filter(|key| schema.child(key, None).is_some_and(SchemaView::is_free));
+            keys.extend(free.map(|key| path.child(key).to_string()));
+        }
+        Ok(keys)
+    }
+
     /// Where the plugins' tables hold paths, and of which kind.
     ///
     /// # Errors

@@ -91,7 +91,8 @@ pub(super) const CATALOGUE: &[Spec] = &[
         REWARDS,
         "Reward: {name}",
         &[("reward/{name}/step{k}/mean", "{k}")],
-        "Mean reward of each step before normalisation. A step's reward reads the state that the step leads to.",
+        "Mean reward of each step before normalisation. A step's reward reads the state that the step leads to; one of the final \
+         image is the same for all steps.",
     ),
     linear(
         REWARDS,
@@ -103,8 +104,8 @@ pub(super) const CATALOGUE: &[Spec] = &[
         REWARDS,
         "Advantages",
         &[("advantage/std", "standard deviation")],
-        "Standard deviation of the advantages after normalising by group and adding the rewards by weight: near 1 unless \
-         many groups are dead.",
+        "Standard deviation of the advantages after normalising and adding the rewards by weight: near 1 unless many groups are \
+         dead, or scores differ by less than their `std_floor`.",
     ),
     Spec {
         include: &[0.0, 0.1],
@@ -190,8 +191,8 @@ pub(super) const CATALOGUE: &[Spec] = &[
                 ("grpo/grad_norm", "GRPO"),
                 ("reward_backprop/grad_norm", "rewards"),
             ],
-            "L2 norm of each objective's own gradient with its weight, before clipping, on a logarithmic axis: which \
-             objective leads.",
+            "L2 norm of each objective's own gradient at the student's output with its weight, mean over the micro-batches, on a \
+             logarithmic axis: which objective leads. It grows as micro-batches shrink.",
         )
     },
     Spec {

@@ -36,12 +36,13 @@ pub struct Batch {
 /// (`2.png` before `10.png`). Folders in a folder are not looked into, and files without the ending of an image are no images.
 ///
 /// # Errors
-/// A path that leads nowhere, or a folder without images: names it.
+/// A path that leads nowhere, a folder without images, or a pipe, socket or device: names it.
 pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for path in paths {
         if !path.is_dir() {
             fs::metadata(path).map_err(Error::file("read", path))?;
+            refuse_special(path)?;
             images.push(path.clone());
             continue;
         }
@@ -49,7 +50,8 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(path).map_err(Error::file("read", path))? {
             let file = entry.map_err(Error::file("read", path))?.path();
             let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-            if ENDINGS.contains(&ending.as_str()) && file.is_file() {
+            if ENDINGS.contains(&ending.as_str()) && !file.is_dir() {
+                refuse_special(&file)?;
                 found.push(file);
             }
         }
@@ -61,6 +63,17 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         images.append(&mut found);
     }
     Ok(images)
+}
+
+/// Refuses what would be waited for, or never ends. A link that leads nowhere is an image that cannot be read.
+fn refuse_special(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(about) if !about.is_file() => {
+            let hint = "images are regular files: write it to one first".to_owned();
+            Err(Error::usage(format!("{} is a pipe, a socket or a device", path.display()), hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Gives each image its prompt.
@@ -125,7 +138,7 @@ pub fn batches(sizes: &[Option<[u32; 2]>], most: usize) -> Vec<Batch> {
     all
 }
 
-/// An image as `[3, H, W]` in 0..1, float32, on the CPU.
+/// An image as `[3, H, W]`, 0 to 255, uint8, on the CPU.
 ///
 /// # Errors
 /// A file that cannot be read or is no image, or of another size than its header said; in words.
@@ -134,14 +147,16 @@ pub fn read(path: &Path, size: [u32; 2]) -> Result<Result<Tensor, String>> {
         Ok(bytes) => bytes,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let image = match picture::decode(&bytes, Reading::Pillow) {
+    let decoded = picture::decode(&bytes, Reading::Pillow);
+    drop(bytes);
+    let image = match decoded {
         Ok(image) => image,
         Err(why) => return Ok(Err(why)),
     };
     if image.dimensions() != (size[0], size[1]) {
         return Ok(Err(format!("has another size than its header said, {} x {}", size[0], size[1])));
     }
-    Ok(Ok(picture::tensor(image.as_raw(), size)?))
+    Ok(Ok(picture::bytes(image.as_raw(), size)?))
 }
 
 fn name(path: &Path) -> String {

@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::progress::Progress;
 use crate::{Error, Result, interrupt, picture};
-pub use golden::{Comparison, Golden};
+pub use golden::{Checked, Comparison, Golden};
 use images::{Batch, Item};
 pub use rewards::{Chosen, Ready, distinct};
 
@@ -98,7 +98,7 @@ pub struct Options {
 struct Loaded {
     size: [u32; 2],
     places: Vec<usize>,
-    /// `[B, 3, H, W]`, on the CPU.
+    /// `[B, 3, H, W]`, on the CPU. Bytes, since they wait beside those that are scored.
     pixels: Option<Tensor>,
     broken: Vec<(usize, String)>,
 }
@@ -121,7 +121,8 @@ pub fn score(items: &[Item], rewards: &mut [Ready], options: &Options) -> Result
     let mut scores: Vec<Vec<Option<f32>>> = rewards.iter().map(|_| vec![None; items.len()]).collect();
     let mut progress = Progress::new("scoring", broken.len() as u64, items.len() as u64);
     thread::scope(|scope| -> Result<()> {
-        let (send, receive) = sync_channel(1);
+        // Without room: one batch waits, not two.
+        let (send, receive) = sync_channel(0);
         scope.spawn(move || {
             for batch in batches {
                 if stop.is_raised() || send.send(load(items, batch)).is_err() {
@@ -134,13 +135,15 @@ pub fn score(items: &[Item], rewards: &mut [Ready], options: &Options) -> Result
             let loaded = loaded?;
             broken.extend(loaded.broken);
             refuse_broken(items, &broken, options)?;
-            if let Some(pixels) = &loaded.pixels {
+            if let Some(bytes) = loaded.pixels {
+                let pixels = picture::in_unit(&bytes)?;
+                drop(bytes);
                 let batch: Vec<&Item> = loaded.places.iter().map(|place| &items[*place]).collect();
                 for (reward, column) in rewards.iter_mut().zip(&mut scores) {
                     if stop.is_raised() {
                         break;
                     }
-                    let found = reward.score(&batch, pixels, options.device)?;
+                    let found = reward.score(&batch, &pixels, options.device)?;
                     loaded.places.iter().zip(found).for_each(|(place, score)| column[*place] = Some(score));
                 }
             }
@@ -192,17 +195,19 @@ fn collected(
 
 /// Reads the images of a batch.
 fn load(items: &[Item], batch: Batch) -> Result<Loaded> {
-    let (mut places, mut pixels, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut places, mut broken) = (Vec::new(), Vec::new());
+    let [width, height] = batch.size.map(i64::from);
+    let all = Tensor::f_empty([batch.places.len() as i64, 3, height, width], (Kind::Uint8, Device::Cpu))?;
     for place in batch.places {
         match images::read(&items[place].path, batch.size)? {
             Ok(image) => {
+                all.f_select(0, places.len() as i64)?.f_copy_(&image)?;
                 places.push(place);
-                pixels.push(image);
             }
             Err(why) => broken.push((place, why)),
         }
     }
-    let pixels = if pixels.is_empty() { None } else { Some(Tensor::f_stack(&pixels, 0)?) };
+    let pixels = if places.is_empty() { None } else { Some(all.f_narrow(0, 0, places.len() as i64)?) };
     Ok(Loaded { size: batch.size, places, pixels, broken })
 }
 

@@ -38,14 +38,15 @@ pub struct Ready {
 }
 
 impl Chosen {
-    /// Reads `type=hps,model=DIR,name="my hps"`: keys and values that are TOML's numbers, truth values and quoted strings;
-    /// what is none of these is a string as it stands.
+    /// Reads `type=remote,endpoints=["http://127.0.0.1:8000/score"],name="my server"`: keys and values that are TOML's numbers,
+    /// truth values, quoted strings, arrays and inline tables; what is none of these is a string as it stands.
     ///
     /// # Errors
-    /// An item without `=`, a key twice, an open quote, an array or table, no `type`: quotes it.
+    /// An item without `=`, a key twice, an open quote or bracket, no `type`: quotes it.
     pub fn parse(text: &str) -> Result<Self> {
         let fail = |message: String| {
-            let hint = "such as `--reward 'type=hps,model=models/hps'`; tables that hold more go into a file: `--config FILE.toml`";
+            let hint = "such as `--reward 'type=hps,model=models/hps'`; a text with commas, or one that begins with a bracket, \
+                        stands in quotes; tables may stand in a file as well: `--config FILE.toml`";
             Error::usage(format!("--reward {text}: {message}"), hint.to_owned())
         };
         let mut table = toml::Table::new();
@@ -56,7 +57,7 @@ impl Chosen {
             if key.is_empty() {
                 return Err(fail(format!("{item:?} has no key")));
             }
-            let value = scalar(value.trim()).map_err(|message| fail(format!("{key}: {message}")))?;
+            let value = value_of(value.trim()).map_err(|message| fail(format!("{key}: {message}")))?;
             if table.insert(key.to_owned(), value).is_some() {
                 return Err(fail(format!("{key} stands there twice")));
             }
@@ -97,6 +98,9 @@ impl Chosen {
         };
         let r#type = text("type")?.ok_or("names no `type`; `advdmd plugins list` shows the rewards that there are")?;
         let name = text("name")?.unwrap_or_else(|| r#type.clone());
+        if let Some((key, _)) = table.iter().find(|(_, value)| !has_json(value)) {
+            return Err(format!("{key}: dates and numbers that are not finite are not taken"));
+        }
         let options: Map<String, Json> = match serde_json::to_value(table).map_err(|error| error.to_string())? {
             Json::Object(options) => options,
             other => return Err(format!("expected a table, found {other}")),
@@ -148,20 +152,44 @@ pub fn distinct(rewards: &[Chosen]) -> Result<()> {
     }
 }
 
-/// The parts of a list between commas that do not stand in quotes.
+/// Whether JSON has such a value.
+fn has_json(value: &Toml) -> bool {
+    match value {
+        Toml::Float(number) => number.is_finite(),
+        Toml::Datetime(_) => false,
+        Toml::Array(values) => values.iter().all(has_json),
+        Toml::Table(table) => table.values().all(has_json),
+        Toml::String(_) | Toml::Integer(_) | Toml::Boolean(_) => true,
+    }
+}
+
+/// The parts of a list between commas that do not stand in quotes or brackets.
 fn items(text: &str) -> Result<Vec<&str>, String> {
     let mut items = Vec::new();
     let (mut start, mut quote, mut escaped) = (0, None, false);
+    // What closes the brackets that are open.
+    let mut closers = Vec::new();
     for (at, letter) in text.char_indices() {
+        // Quotes and brackets open where a value begins, and inside of brackets; elsewhere they are letters.
+        let opens =
+            !closers.is_empty() || text[start..at].split_once('=').is_some_and(|(_, value)| value.trim().is_empty());
         match (quote, letter) {
             (Some('"'), '\\') => {
                 escaped = !escaped;
                 continue;
             }
             (Some(open), letter) if open == letter && !escaped => quote = None,
-            // A quote opens where a value begins; one in the middle is a letter.
-            (None, '"' | '\'') if text[start..at].trim_end().ends_with('=') => quote = Some(letter),
-            (None, ',') => {
+            (None, '"' | '\'') if opens => quote = Some(letter),
+            (None, '[') if opens => closers.push(']'),
+            (None, '{') if opens => closers.push('}'),
+            (None, ']' | '}') if !closers.is_empty() => {
+                let expected = closers.pop();
+                if expected != Some(letter) {
+                    let expected = expected.unwrap_or_default();
+                    return Err(format!("{:?}: expected {expected} before {letter}", &text[start..=at]));
+                }
+            }
+            (None, ',') if closers.is_empty() => {
                 items.push(&text[start..at]);
                 start = at + 1;
             }
@@ -172,24 +200,32 @@ fn items(text: &str) -> Result<Vec<&str>, String> {
     if let Some(open) = quote {
         return Err(format!("a quote {open} is not closed"));
     }
+    if let Some(closer) = closers.last() {
+        return Err(format!("{:?} is not closed: expected {closer}", &text[start..]));
+    }
     items.push(&text[start..]);
     Ok(items)
 }
 
-/// A value: a number, truth value or quoted string of TOML, else the text itself.
-fn scalar(text: &str) -> Result<Toml, String> {
+/// A value: a number, truth value, quoted string, array or inline table of TOML, else the text itself.
+fn value_of(text: &str) -> Result<Toml, String> {
     if text.is_empty() {
         return Err("has no value; an empty text is `\"\"`".to_owned());
     }
-    let parsed = format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
+    let parsed = parsed.and_then(|mut table| table.remove("value"));
+    if text.starts_with(['"', '\'', '[', '{']) {
+        // To TOML, what follows the closing letter would be a comment.
+        let closed = text.ends_with(['"', '\'', ']', '}']);
+        return parsed.filter(|_| closed).ok_or_else(|| format!("{text} is no text, list or table of TOML"));
+    }
     match parsed {
-        // To TOML, what follows would be a comment or another line.
-        Some(value) if !value.is_str() && text.contains(['#', '\n']) => Ok(Toml::String(text.to_owned())),
-        Some(Toml::Float(number)) if !number.is_finite() => Ok(Toml::String(text.to_owned())),
-        Some(value @ (Toml::String(_) | Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_))) => Ok(value),
-        Some(Toml::Array(_) | Toml::Table(_)) => Err("is a list or table".to_owned()),
-        None if text.starts_with(['"', '\'', '[', '{']) => Err(format!("{text} is no text of TOML")),
-        Some(Toml::Datetime(_)) | None => Ok(Toml::String(text.to_owned())),
+        Some(value @ (Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_)))
+            if has_json(&value) && !text.contains(['#', '\n']) =>
+        {
+            Ok(value)
+        }
+        _ => Ok(Toml::String(text.to_owned())),
     }
 }
 
@@ -225,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn lists_and_tables_are_values() {
+        let found = Chosen::parse("type=remote,endpoints=['http://127.0.0.1:8000/score'],timeout=3").unwrap();
+        let endpoints = ["http://127.0.0.1:8000/score"];
+        assert_eq!(Json::from(found.component.options), json!({ "endpoints": endpoints, "timeout": 3 }));
+        let text = r#"type=x, a = ["http://a/b?c=[1,2", 'd}'] ,b={ c = { d = [1, [2.5, true]], e = "," }, f = 'g' },h=i[1],j={},k=[]"#;
+        let expected = json!({
+            "a": ["http://a/b?c=[1,2", "d}"], "b": { "c": { "d": [1, [2.5, true]], "e": "," }, "f": "g" }, "h": "i[1]",
+            "j": {}, "k": [],
+        });
+        assert_eq!(options(text), expected);
+    }
+
+    #[test]
     fn what_is_wrong_is_quoted() {
         for (text, part) in [
             ("hps", "expected key=value, found \"hps\""),
@@ -233,10 +282,14 @@ mod tests {
             ("type=hps,a=1,a=2", "a stands there twice"),
             ("type=hps,a=", "a: has no value"),
             ("type=hps,=1", "has no key"),
-            ("type=hps,a=[1]", "a: is a list or table"),
+            ("type=hps,a=[1,2", "\"a=[1,2\" is not closed: expected ]"),
+            ("type=hps,a={b=[1},c=2", "\"a={b=[1}\": expected ] before }"),
+            ("type=hps,a=[1]x", "a: [1]x is no text, list or table of TOML"),
+            ("type=hps,a=[b]", "a: [b] is no text, list or table of TOML"),
+            ("type=hps,a=[1.0, nan]", "a: dates and numbers that are not finite are not taken"),
             ("type=hps,a=\"x", "a quote \" is not closed"),
             ("type=3", "type: expected a text, found 3"),
-            ("type=hps,a=\"x\"y", "is no text of TOML"),
+            ("type=hps,a=\"x\"y", "is no text, list or table of TOML"),
         ] {
             let message = refused(text);
             assert!(message.contains(part) && message.contains(text), "{part:?} in {message}");

@@ -54,6 +54,9 @@ pub struct Identity {
     pub made_with: RunManifest,
     /// The resolved configuration.
     pub config: serde_json::Value,
+    /// Keys of plugins that may change in the middle of a run, by their own schemas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<String>,
 }
 
 /// The index of a checkpoint.
@@ -298,7 +301,11 @@ mod tests {
         let made_with = serde_json::json!({
             "advdmd": "0", "protocol": "1.0", "rustc": "", "target": "", "libtorch": "", "components": [], "files": []
         });
-        Identity { made_with: serde_json::from_value(made_with).unwrap(), config: serde_json::json!({}) }
+        Identity {
+            made_with: serde_json::from_value(made_with).unwrap(),
+            config: serde_json::json!({}),
+            free: Vec::new(),
+        }
     }
 
     fn saved(run: &Path, update: u64, keep_last: usize) -> PathBuf {

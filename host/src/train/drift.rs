@@ -16,7 +16,8 @@ const ROUNDING: [&str; 3] = ["compute.threads", "compute.device", "batch.micro_b
 pub fn drift(saved: &Identity, now: &Identity) -> Vec<String> {
     let mut lines = Vec::new();
     programs(&saved.made_with, &now.made_with, &mut lines);
-    lines.extend(config_drift(&saved.config, &now.config));
+    let free = |key: &str| saved.free.iter().chain(&now.free).any(|free| is_below(key, &[free.as_str()]));
+    lines.extend(differences(&saved.config, &now.config, |key| matters(key) && !free(key)));
     components(&saved.made_with, &now.made_with, &mut lines);
     files(&saved.made_with, &now.made_with, &mut lines);
     lines
@@ -37,7 +38,12 @@ fn programs(saved: &RunManifest, now: &RunManifest, lines: &mut Vec<String>) {
 
 /// The keys in which two configurations of one run may not differ, a line each.
 pub fn config_drift(saved: &Json, now: &Json) -> Vec<String> {
-    differences(saved, now, |key| !is_below(key, &FREE) && !is_below(key, &ROUNDING))
+    differences(saved, now, matters)
+}
+
+/// Whether a key of the host decides results.
+fn matters(key: &str) -> bool {
+    !is_below(key, &FREE) && !is_below(key, &ROUNDING)
 }
 
 /// The keys in which they may differ at the price of other rounding, a line each.

@@ -105,7 +105,11 @@ impl Trainer {
         let Material { data, table, shown, cache_bytes } =
             Material::of_run(&config, &mut made_with, backbone.as_ref(), device, scope)?;
         ledger.book("embedded prompts");
-        let identity = Identity { made_with, config: serde_json::to_value(&config).map_err(Error::failed)? };
+        let identity = Identity {
+            made_with,
+            config: serde_json::to_value(&config).map_err(Error::failed)?,
+            free: registry.free_keys(&config)?,
+        };
         let networks = Networks::new(backbone, &config, random, device, &mut ledger)?;
         let sampler = registry.sampler(&config.sampler.component)?;
         let trajectory = Trajectory::new(sampler.as_ref(), config.sampler.steps, config.sampler.sigmas.as_deref())?;
@@ -246,6 +250,8 @@ impl Trainer {
             {
                 let checked = self.check_scores(scores, &rollout);
                 if checked.is_err() {
+                    self.optimizer.uncount();
+                    self.ema.uncount();
                     self.keep_critic(values, begun);
                     return checked.map(|()| Values::new());
                 }

@@ -37,8 +37,7 @@ pub struct Hps {
     /// How images become the model's input; `tensor-bicubic` in the official script (`transform.py`: `ToTensor`, then `Resize`).
     #[serde(default = "preprocess")]
     pub preprocess: Preprocess,
-    /// Images or prompts that pass through the model at once; the scores do not depend on it. Without gradients it bounds the
-    /// memory.
+    /// Images that pass through the model at once; scores depend on it by rounding alone. Without gradients it bounds the memory.
     #[serde(default = "reward::batch_size")]
     pub batch_size: usize,
     /// Type of weights and activations: f32, bf16, f16 or f64. Features are normalised and compared in float32 at least.

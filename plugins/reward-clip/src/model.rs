@@ -85,33 +85,34 @@ impl Model {
     }
 
     /// Features of prompts `[B, P]`, of length 1, without gradients, float32 (float64 for float64 weights). Each is encoded
-    /// once, `batch_size` at a time, as long as it is among the last that were.
+    /// once, as long as it is among the last that were, and by itself: the last bits of a batch depend on who else is in it,
+    /// and a run that is resumed has seen other prompts before.
     ///
     /// # Errors
     /// A prompt that the tokenizer refuses; libtorch's.
-    pub fn text_features(&mut self, prompts: &[String], batch_size: usize) -> Result<Tensor> {
+    pub fn text_features(&mut self, prompts: &[String]) -> Result<Tensor> {
         let mut rows: HashMap<&str, Tensor> = HashMap::new();
-        let mut missing: Vec<&str> = Vec::new();
         for prompt in prompts {
-            if rows.contains_key(prompt.as_str()) || missing.contains(&prompt.as_str()) {
+            if rows.contains_key(prompt.as_str()) {
                 continue;
             }
-            match self.features.get(prompt) {
-                Some(row) => drop(rows.insert(prompt, row.shallow_clone())),
-                None => missing.push(prompt),
-            }
-        }
-        for chunk in missing.chunks(batch_size.max(1)) {
-            let ids = self.tokenizer.encode(chunk, self.clip.config().text.vocab_size, self.device)?;
-            let features = tch::no_grad(|| unit(&self.clip.text_features(&ids)?))?;
-            self.encoded += chunk.len();
-            for (prompt, row) in chunk.iter().zip(features.f_unbind(0)?) {
-                self.keep(prompt, &row);
-                rows.insert(prompt, row);
-            }
+            let row = match self.features.get(prompt) {
+                Some(row) => row.shallow_clone(),
+                None => self.encode(prompt)?,
+            };
+            rows.insert(prompt, row);
         }
         let rows: Vec<&Tensor> = prompts.iter().filter_map(|prompt| rows.get(prompt.as_str())).collect();
         Ok(Tensor::f_stack(&rows, 0)?)
+    }
+
+    /// Features `[P]` of one prompt, which are kept.
+    fn encode(&mut self, prompt: &str) -> Result<Tensor> {
+        let ids = self.tokenizer.encode(&[prompt], self.clip.config().text.vocab_size, self.device)?;
+        let row = tch::no_grad(|| unit(&self.clip.text_features(&ids)?))?.f_squeeze_dim(0)?;
+        self.encoded += 1;
+        self.keep(prompt, &row);
+        Ok(row)
     }
 
     fn keep(&mut self, prompt: &str, row: &Tensor) {

@@ -40,8 +40,7 @@ pub struct PickScore {
     /// trainers. Its scores wait for the device; with `tensor-bicubic` they need not, and differ a little.
     #[serde(default = "preprocess")]
     pub preprocess: Preprocess,
-    /// Images or prompts that pass through the model at once; the scores do not depend on it. Without gradients it bounds the
-    /// memory.
+    /// Images that pass through the model at once; scores depend on it by rounding alone. Without gradients it bounds the memory.
     #[serde(default = "reward::batch_size")]
     pub batch_size: usize,
     /// Type of weights and activations: f32, bf16, f16 or f64. Features are normalised and compared in float32 at least.

@@ -39,7 +39,7 @@ pub struct Options {
     pub prompt_template: String,
     /// How images become the model's input.
     pub preprocess: Preprocess,
-    /// Images or prompts that pass through the model at once.
+    /// Images that pass through the model at once.
     pub batch_size: usize,
     /// Type of weights and activations.
     pub dtype: DType,
@@ -91,7 +91,7 @@ impl ClipReward {
         let images = images.torch()?;
         let prompts: Vec<_> = batch.prompts.iter().map(|p| self.options.prompt_template.replace(PROMPT, p)).collect();
         let mut model = lock(&self.model);
-        let text = model.text_features(&prompts, self.options.batch_size)?;
+        let text = model.text_features(&prompts)?;
         let (count, most) = (batch.len() as i64, self.options.batch_size as i64);
         let chunk = |start: i64| -> Result<Tensor> {
             let length = most.min(count - start);

@@ -61,6 +61,17 @@ fn match_torchvision() {
     }
 }
 
+#[test]
+fn match_open_clips_own_transform() {
+    for golden in Golden::all() {
+        let pixels = pixels(&golden, Preprocess::OpenClip);
+        assert!(!pixels.is_differentiable());
+        let found = all(&golden, |image| pixels.reference(image).unwrap());
+        // Pillow's bytes, and one rounding of float32 in their normalisation.
+        golden.assert_close("open_clip_pixels", &found, 1e-6);
+    }
+}
+
 /// What `Preprocess` documents: how far the differentiable way of `processor` is from the reference.
 #[test]
 fn the_differentiable_way_stays_near_the_processor() {

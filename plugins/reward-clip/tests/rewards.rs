@@ -43,7 +43,7 @@ fn match_the_features_of_transformers_and_open_clip() {
         let mut model = model.lock().unwrap();
         let images = model.clip().image_features(&golden.get("pixel_values")).unwrap();
         golden.assert_close("image_features", &images, 1e-5);
-        let text = model.text_features(&golden.prompts, 3).unwrap();
+        let text = model.text_features(&golden.prompts).unwrap();
         for key in ["text_features", "open_clip_text_features"] {
             assert_close(&format!("{}: {key}", golden.name), &text, &unit(&golden.get(key)), 1e-5);
         }
@@ -58,6 +58,7 @@ fn match_the_scores() {
             golden.assert_close(key, &golden.scores(&mut *reward), 1e-5);
         };
         check("bicubic_cosine", "hps", json!({}));
+        check("open_clip_cosine", "clipscore", json!({ "preprocess": "open-clip" }));
         check("bilinear_cosine", "clipscore", json!({}));
         check("pickscore", "pickscore", json!({}));
         check("cosine", "clipscore", json!({ "preprocess": "processor" }));
@@ -73,7 +74,7 @@ fn match_in_half_precision() {
         let mut model = model.lock().unwrap();
         let pixels = golden.get("pixel_values").to_kind(Kind::BFloat16);
         let images = model.clip().image_features(&pixels).unwrap();
-        let text = model.text_features(&golden.prompts, 8).unwrap();
+        let text = model.text_features(&golden.prompts).unwrap();
         let check = |what: &str, found: &Tensor, expected: &Tensor| {
             assert_eq!(found.size(), expected.size());
             let error = (found.to_kind(Kind::Float) - expected).norm().double_value(&[]);
@@ -246,12 +247,12 @@ fn the_features_that_are_kept_are_bounded() {
     let model = Model::shared(&golden.folder, Kind::Double, Device::Cpu).unwrap();
     let mut model = model.lock().unwrap();
     let prompts: Vec<String> = (0..4200).map(|n| format!("{n}")).collect();
-    let all = model.text_features(&prompts, 512).unwrap();
+    let all = model.text_features(&prompts).unwrap();
     assert_eq!((all.size(), model.encoded()), (vec![4200, 24], 4200));
-    let last = model.text_features(&prompts[4104..], 512).unwrap();
+    let last = model.text_features(&prompts[4104..]).unwrap();
     assert_eq!(model.encoded(), 4200, "the last ones are known");
     assert!(last.equal(&all.narrow(0, 4104, 96)));
-    let first = model.text_features(&prompts[..1], 512).unwrap();
+    let first = model.text_features(&prompts[..1]).unwrap();
     assert_eq!(model.encoded(), 4201, "the first one was dropped");
     assert_close("encoded again", &first, &all.narrow(0, 0, 1), 1e-12);
 }

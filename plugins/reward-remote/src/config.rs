@@ -20,29 +20,41 @@ use crate::reward::RemoteReward;
 pub struct Remote {
     /// Addresses that score, such as `http://127.0.0.1:8000/score`, `http` or `https`. Several share the work; all must
     /// serve the same scorer.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub endpoints: Vec<String>,
     /// Images in a request.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub batch_size: usize,
     /// Requests at once to each endpoint.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub concurrency: usize,
     /// Seconds that a request may take from the connection to the end of the reply.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub timeout: f64,
     /// Seconds that connecting may take.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub connect_timeout: f64,
     /// Seconds to wait for the endpoints to become healthy before the run begins.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub startup_timeout: f64,
     /// Further tries after a failure. A request is given up when it failed `1 + retries` times for each endpoint, or when
     /// each endpoint failed that often in a row: with the other defaults, a server may be away for two and a half minutes.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub retries: u32,
     /// Seconds that an endpoint rests after a failure, doubled after each further one in a row.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub backoff: f64,
     /// Longest rest in seconds.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub backoff_max: f64,
     /// Path that answers whether an endpoint is healthy; by default `health` beside the score path.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub health: Option<String>,
     /// Headers of each request. They are written to the run's folder: a secret belongs in `token_env`.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub headers: BTreeMap<String, String>,
     /// Environment variable with a token, sent as `Authorization: Bearer TOKEN` and never written anywhere.
+    #[schemars(extend("x-changes-no-result" = true))]
     pub token_env: Option<String>,
     /// Sent with each request as it is, for the scorer to read.
     pub metadata: Map<String, Value>,

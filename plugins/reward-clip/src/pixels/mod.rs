@@ -17,7 +17,7 @@ use settings::{Filter, Settings, Size};
 /// How images become the model's input.
 ///
 /// `tensor-bicubic` and `tensor-bilinear` are computed on floating-point numbers and give gradients as they are.
-/// `processor` rounds as a PNG file and Pillow do, and so has none: where gradients are asked for, the same sizes and
+/// `processor` and `open-clip` round as a PNG file and Pillow do, and so have none: where gradients are asked for, the same sizes and
 /// filter are computed without rounding. How far the second way is from the first, on the golden images of smooth areas,
 /// noise and hard edges: pixels, in 0..1, by 0.002 in the median and at most by 0.115, where the filter overshoots
 /// black or white, which Pillow cuts off; cosines by at most 0.0035.
@@ -27,6 +27,9 @@ pub enum Preprocess {
     /// As transformers' `CLIPImageProcessor` with Pillow: images rounded to 8 bits, then all that the folder's
     /// `preprocessor_config.json` says.
     Processor,
+    /// As `open_clip`'s own transform with Pillow: images rounded to 8 bits, shorter side to the model's size by Pillow's bicubic
+    /// filter, torchvision's centre crop (which rounds half a pixel otherwise than transformers), CLIP's mean and deviation.
+    OpenClip,
     /// As torchvision on a tensor: shorter side to the model's size by an antialiased bicubic filter, without rounding or
     /// clamping, centre crop, CLIP's mean and deviation.
     TensorBicubic,
@@ -54,6 +57,7 @@ impl Pixels {
             Preprocess::Processor => {
                 Self { settings: Settings::read(folder, image_size)?, rounding: Rounding::Down, exact: true }
             }
+            Preprocess::OpenClip => Self { exact: true, ..tensor(Filter::Bicubic) },
             Preprocess::TensorBicubic => tensor(Filter::Bicubic),
             Preprocess::TensorBilinear => tensor(Filter::Bilinear),
         })

@@ -74,6 +74,8 @@ struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     step: i64,
+    /// Whether the last step counted here.
+    counted: bool,
 }
 
 impl AdamW {
@@ -99,6 +101,7 @@ impl AdamW {
                 exp_avg: zeros()?,
                 exp_avg_sq: zeros()?,
                 step: 0,
+                counted: false,
             })
         };
         let slots = parameters.iter().map(slot).collect::<Result<_>>()?;
@@ -130,12 +133,20 @@ impl AdamW {
 
     /// The same, but parameters and moments stay as they are where `skip` (0-dim float32 on their device) is 1. That
     /// is decided on the device: the host need not wait to learn whether a gradient was finite. The host's count of steps goes
-    /// on either way, so a skipped optimiser is for looking at, not for going on.
+    /// on either way: [`AdamW::uncount`] takes it back.
     ///
     /// # Errors
     /// libtorch's.
     pub fn step_unless(&mut self, skip: &Tensor) -> Result<()> {
         self.advance(Some(skip))
+    }
+
+    /// Takes back the count of the last step, of which the host has learned that it was skipped.
+    pub fn uncount(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.counted) {
+            slot.step -= 1;
+            slot.counted = false;
+        }
     }
 
     fn advance(&mut self, skip: Option<&Tensor>) -> Result<()> {
@@ -145,7 +156,8 @@ impl AdamW {
         let mut steps: Vec<(i64, Tensor)> = Vec::new();
         for slot in &mut self.slots {
             let gradient = slot.parameter.f_grad()?;
-            if !gradient.defined() {
+            slot.counted = gradient.defined();
+            if !slot.counted {
                 continue;
             }
             slot.step += 1;

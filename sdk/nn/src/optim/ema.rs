@@ -62,6 +62,11 @@ impl Ema {
         self.advance(Some(skip))
     }
 
+    /// Takes back the count of the last update, of which the host has learned that it was skipped.
+    pub fn uncount(&mut self) {
+        self.updates -= 1;
+    }
+
     fn advance(&mut self, skip: Option<&Tensor>) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let Some(first) = self.averages.first() else { return Ok(()) };

@@ -1,8 +1,8 @@
 """Golden data of `advdmd convert clip`: tiny open_clip models with random weights, as files that torch.save and safetensors
 write, with the same tensors as transformers' CLIPModel names and lays them out; and pickles that would run something.
 
-    python tests/golden/open_clip.py make                          # writes tests/golden/open_clip
-    python tests/golden/open_clip.py check --advdmd target/debug/advdmd
+    python tests/golden/open_clip_weights.py make                          # writes tests/golden/open_clip
+    python tests/golden/open_clip_weights.py check --advdmd target/debug/advdmd
 
 `check` converts them with the built program, loads the folders in transformers and compares features with open_clip's. Needs
 torch, open_clip_torch, transformers, safetensors.
@@ -20,16 +20,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# This file must not stand in the way of the package.
-sys.path = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
-
 import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-FOLDER = Path(__file__).with_suffix("")
+FOLDER = Path(__file__).parent / "open_clip"
 
 # As ViT-B with quick_gelu, and as ViT-H with a head width of its own and GELU.
 MODELS = {
