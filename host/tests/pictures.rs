@@ -48,7 +48,11 @@ fn an_image_of_too_many_pixels_is_refused_by_its_header() {
         size_of_file(&path).unwrap_err(),
         decode(&bytes, Reading::OnWhite).unwrap_err(),
         decode(&bytes, Reading::Pillow).unwrap_err(),
-        decode(b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff;", Reading::Pillow).unwrap_err(),
+        decode(
+            b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;",
+            Reading::Pillow,
+        )
+        .unwrap_err(),
     ];
     for (message, size) in found.iter().zip(["30000x20000"; 4].into_iter().chain(["65535x65535"])) {
         assert!(message.contains(&format!("is {size} pixels, more than 178956970: expected")), "{message}");

@@ -162,7 +162,9 @@ fn what_an_archive_says_of_its_members_holds() {
     let (from, to) = (b"/data/11", b"/data/10");
     let places: Vec<usize> = (0..whole.len() - from.len()).filter(|at| whole[*at..].starts_with(from)).collect();
     assert_eq!(places.len(), 2);
-    places.into_iter().for_each(|at| doubled[at..at + to.len()].copy_from_slice(to));
+    for at in places {
+        doubled[at..at + to.len()].copy_from_slice(to);
+    }
     for (bytes, parts) in
         [(flipped, ["damaged: `vit-b/data/", "is damaged: "]), (doubled, ["damaged: ", "two members of one name"])]
     {

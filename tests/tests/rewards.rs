@@ -132,7 +132,10 @@ fn what_does_not_fit_is_told_before_the_run() {
             vec!["reward=[{ type = \"adversarial\", weight = 1.0, discount = 0.5 }]".to_owned()],
             "`reward.0.discount`: reward `adversarial` scores every step on its own",
         ),
-        (vec!["objective.reward_backprop.weight=1e-3".to_owned()], "no reward gives gradients to the final image"),
+        (
+            vec!["objective.reward_backprop.weight=1e-3".to_owned()],
+            "no reward of a weight above 0 gives gradients to the final image",
+        ),
         (
             vec![
                 "objective.reward_backprop.weight=1e-3".to_owned(),

@@ -188,7 +188,10 @@ fn images_that_no_one_can_read_are_refused_by_name() {
     let advdmd = installed();
     let args = ["--reward", RED, "--prompt", "", "--images", "images"];
     // A GIF of 65535 x 65535, as its header says.
-    advdmd.write("images/large.gif", b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff;");
+    advdmd.write(
+        "images/large.gif",
+        b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;",
+    );
     let (code, _, err) = run(&advdmd, &args);
     assert!(code == 1 && err.contains("large.gif: is 65535x65535 pixels, more than 178956970"), "{err}");
     let (code, out, err) = run(&advdmd, &[&args[..], &["--skip-broken"]].concat());
