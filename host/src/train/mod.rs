@@ -16,6 +16,7 @@ pub(crate) mod lock;
 pub(crate) mod material;
 pub(crate) mod metrics;
 mod networks;
+mod persistence;
 mod probe;
 mod resident;
 mod rewards;

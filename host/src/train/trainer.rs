@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use advdmd_nn::memory;
 use advdmd_nn::optim::{AdamW, Ema, clip_grad_norm};
-use advdmd_nn::{Weights, load_parameters, memory};
 use advdmd_sdk::BackboneInit;
 use tch::Tensor;
 
 use super::advantages::StepAdvantage;
-use super::checkpoint::{self, Checkpoint, Identity, Parts, State};
+use super::checkpoint::{self, Identity, State};
 use super::critic::{Critic, CriticContext};
 use super::guard::Guard;
 use super::inspection::Inspection;
@@ -63,9 +63,9 @@ pub struct Trainer {
     pub state: State,
     /// What it holds in memory all the time.
     pub resident: Resident,
-    critic: Critic,
-    optimizer: AdamW,
-    ema: Ema,
+    pub(super) critic: Critic,
+    pub(super) optimizer: AdamW,
+    pub(super) ema: Ema,
     guard: Guard,
     /// The batch of an update that went wrong, and the counters before it.
     failed: Option<(State, Rollout)>,
@@ -509,72 +509,6 @@ impl Trainer {
     /// The batch of an update that was not finite, and the counters before it.
     pub fn failed(&mut self) -> Option<(State, Rollout)> {
         self.failed.take()
-    }
-
-    /// The trained tensors alone, by part.
-    pub fn parameters(&mut self) -> Parts {
-        let mut parts: Parts = [
-            ("student".to_owned(), checkpoint::part(&self.networks.student.parameters())),
-            ("fake".to_owned(), checkpoint::part(&self.networks.fake.parameters())),
-        ]
-        .into();
-        for reward in &mut self.rewards.all {
-            if reward.learns {
-                parts.insert(format!("reward.{}", reward.name), checkpoint::part(&reward.parameters()));
-            }
-        }
-        parts
-    }
-
-    /// Everything that a checkpoint holds, by part.
-    pub fn parts(&mut self) -> Parts {
-        let mut parts = self.parameters();
-        parts.insert("student.optimizer".to_owned(), self.optimizer.state());
-        parts.insert("student.ema".to_owned(), self.ema.state());
-        parts.insert("fake.optimizer".to_owned(), self.critic.fake.state());
-        for (reward, optimizer) in self.rewards.all.iter().zip(&self.critic.learners) {
-            if let Some(optimizer) = optimizer {
-                parts.insert(format!("reward.{}.optimizer", reward.name), optimizer.state());
-            }
-        }
-        self.state.passes = self.networks.passes.counts();
-        parts
-    }
-
-    /// Takes over the trained tensors of [`Trainer::parameters`], by copy.
-    ///
-    /// # Errors
-    /// A missing part, or tensors of other names or shapes: lists them.
-    pub fn load_parameters(&mut self, read: impl Fn(&str) -> Result<Weights>) -> Result<()> {
-        load_parameters(&self.networks.student.parameters(), &read("student")?)?;
-        load_parameters(&self.networks.fake.parameters(), &read("fake")?)?;
-        for reward in &mut self.rewards.all {
-            if reward.learns {
-                load_parameters(&reward.parameters(), &read(&format!("reward.{}", reward.name))?)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Continues from a checkpoint.
-    ///
-    /// # Errors
-    /// As [`Trainer::load_parameters`].
-    pub fn load(&mut self, from: &Checkpoint) -> Result<()> {
-        let device = self.networks.device;
-        let read = |part: &str| from.read(part, device);
-        self.load_parameters(read)?;
-        self.optimizer.load_state(&read("student.optimizer")?)?;
-        self.ema.load_state(&read("student.ema")?)?;
-        self.critic.fake.load_state(&read("fake.optimizer")?)?;
-        for (reward, optimizer) in self.rewards.all.iter().zip(&mut self.critic.learners) {
-            if let Some(optimizer) = optimizer {
-                optimizer.load_state(&read(&format!("reward.{}.optimizer", reward.name))?)?;
-            }
-        }
-        self.state = from.index.state.clone();
-        self.networks.passes.restore(self.state.passes);
-        Ok(())
     }
 }
 
