@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Look, Statistics};
+use crate::score::Summary;
 
 /// How far a statistic leaves the range of the teacher's images, and of the student's own at first: a factor of its odds, so
 /// that shares near 1 can leave it too.
@@ -167,7 +168,7 @@ fn at_last(looks: &[Look]) -> Vec<Alarm> {
 }
 
 fn mean(scores: &[f32]) -> Option<f64> {
-    (!scores.is_empty()).then(|| scores.iter().map(|&score| f64::from(score)).sum::<f64>() / scores.len() as f64)
+    Summary::of(scores).map(|summary| summary.mean)
 }
 
 /// The mean of `now - then`, image by image, if it is beyond so many standard errors.

@@ -9,6 +9,7 @@ use super::verdict::{best, newest_students};
 use crate::digits::Task;
 use crate::eval::{Entry, Subject};
 use crate::hacking::{Look, Statistics};
+use crate::score::Summary;
 
 /// A chart as the page shows it.
 #[derive(Debug)]
@@ -204,8 +205,7 @@ fn watched(looks: &[Look], domain: Domain) -> Vec<Panel> {
         names.into_iter().map(move |name| {
             // A held-out reward may have joined later.
             let first = looks.iter().find_map(|look| of(look).get(name)).map_or(&[][..], Vec::as_slice);
-            let (start, error) = mean_and_error(first).unwrap_or((f64::NAN, 0.0));
-            let std = error * (first.len() as f64).sqrt();
+            let (start, std) = Summary::of(first).map_or((f64::NAN, 0.0), |summary| (summary.mean, summary.std));
             // A reward that told nothing apart at first has no unit but its own.
             let spread = if std > 0.0 { std } else { 1.0 };
             let numbers = |look: &Look| of(look).get(name).and_then(|scores| mean_and_error(scores));
@@ -252,13 +252,7 @@ fn watched(looks: &[Look], domain: Domain) -> Vec<Panel> {
 
 /// Mean of scores and its standard error.
 fn mean_and_error(scores: &[f32]) -> Option<(f64, f64)> {
-    if scores.is_empty() {
-        return None;
-    }
-    let count = scores.len() as f64;
-    let mean = scores.iter().map(|&score| f64::from(score)).sum::<f64>() / count;
-    let squares = scores.iter().map(|&score| (f64::from(score) - mean).powi(2)).sum::<f64>();
-    Some((mean, (squares / count).sqrt() / count.sqrt()))
+    Summary::of(scores).map(|summary| (summary.mean, summary.std / (scores.len() as f64).sqrt()))
 }
 
 /// The teacher's best evaluation at each number of steps.

@@ -5,20 +5,18 @@ use std::thread;
 use std::time::Duration;
 
 use advdmd_sdk::{Reward, RewardBatch, TensorView};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, interrupt};
 
 /// How often a waiting run looks whether it was asked to stop.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What to score, on the CPU.
+/// What to score, on the CPU: final states alone.
 #[derive(Debug)]
 pub struct Job {
     /// Prompt of each sample.
     pub prompts: Vec<String>,
-    /// Noise levels `[b]`.
-    pub sigma: Tensor,
     /// Images `[b, 3, H, W]`, if the reward reads them.
     pub images: Option<Tensor>,
     /// Latents `[b, C, h, w]`, if the reward reads them.
@@ -65,10 +63,11 @@ impl Background {
 
 impl Job {
     fn batch(&self) -> advdmd_sdk::Result<RewardBatch<'_>> {
+        let sigma = Tensor::f_zeros([self.prompts.len() as i64], (Kind::Float, Device::Cpu))?;
         let view = |tensor: &Option<Tensor>| tensor.as_ref().map(TensorView::from_torch).transpose();
         Ok(RewardBatch {
             prompts: self.prompts.iter().map(String::as_str).collect(),
-            sigma: Some(TensorView::from_torch(&self.sigma)?),
+            sigma: Some(TensorView::from_torch(&sigma)?),
             images: view(&self.images)?,
             latents: view(&self.latents)?,
             features: Vec::new(),
@@ -118,7 +117,7 @@ mod tests {
 
     fn job(prompts: &[&str]) -> Job {
         let prompts: Vec<String> = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
-        Job { prompts, sigma: Tensor::from_slice(&[0.0f32]), images: None, latents: None }
+        Job { prompts, images: None, latents: None }
     }
 
     #[test]

@@ -310,7 +310,6 @@ impl ActiveReward {
         if let Some(background) = self.background() {
             let awaited = background.score(Job {
                 prompts: prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
-                sigma: sigma_column(0.0, images),
                 images: Some(images.f_contiguous()?).filter(|_| self.needs.images),
                 latents: None,
             });

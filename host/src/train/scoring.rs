@@ -207,7 +207,6 @@ impl Copies {
         };
         Ok(Job {
             prompts: prompts.to_vec(),
-            sigma: Tensor::f_zeros([prompts.len() as i64], (Kind::Float, Device::Cpu))?,
             images: if needs.images { whole(&mut self.images)? } else { None },
             latents: if needs.latents { whole(&mut self.latents)? } else { None },
         })
