@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod containment;
 pub mod convert;
 pub mod data;
 pub mod device;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong in a plugin, by concern. It crosses the plugin edge as a code and a text, so that the
 /// host can tell a refused configuration from a failed computation and a panic from both.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A configuration value that the component refuses; the message names the key.

@@ -6,6 +6,7 @@
 mod counts;
 mod edge;
 mod hps;
+mod isolation;
 mod pairs;
 mod problem;
 mod report;
@@ -38,6 +39,8 @@ enum Part {
     Transformer,
     /// Scores of `hps` at its real size, against `open_clip`
     Hps,
+    /// A reward in a process of its own against one in the run
+    Isolation,
 }
 
 /// Measures the speed of an update.
@@ -73,6 +76,9 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some(advdmd::containment::COMMAND) {
+        return Ok(advdmd::containment::serve()?);
+    }
     let arguments = Arguments::parse();
     if let Some(folder) = &arguments.worker {
         return match arguments.pass.as_deref() {
@@ -96,6 +102,9 @@ fn main() -> Result<()> {
     let of_any_size = arguments.size.is_none() && arguments.tuning.is_none();
     if arguments.only.contains(&Part::Transformer) || (arguments.only.is_empty() && of_any_size) {
         report.add_or_note("transformer", transformer::measure(arguments.pairs, arguments.threads))?;
+    }
+    if arguments.only.contains(&Part::Isolation) || (arguments.only.is_empty() && of_any_size) {
+        report.add(isolation::measure(arguments.pairs)?);
     }
     // Minutes and 14 GB of memory: only where it is asked for.
     if arguments.only.contains(&Part::Hps) {

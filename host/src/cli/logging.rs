@@ -44,6 +44,12 @@ pub fn start(verbosity: Verbosity) {
     let _ = tracing_subscriber::registry().with(human).with(machine).try_init();
 }
 
+/// Logs for another process of this program, which says it in its own way: JSON on stderr.
+pub fn start_for_run() {
+    let machine = tracing_subscriber::fmt::layer().json().with_writer(io::stderr).with_filter(LevelFilter::DEBUG);
+    let _ = tracing_subscriber::registry().with(machine).try_init();
+}
+
 /// Copies all further log events to `folder/log.jsonl`, as soon as the folder exists.
 pub fn record_in(folder: &Path) {
     let mut target = target();

@@ -89,12 +89,19 @@ enum Command {
     /// The embedded digit scenes
     #[command(subcommand)]
     Digits(digits::Command),
+    /// The process of a reward with `isolation = "process"`
+    #[command(hide = true)]
+    PluginHost,
 }
 
 /// Runs the program: exit code 0, 1 for a failure, 2 for a command line or configuration that must be changed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::start(cli.verbosity);
+    if matches!(cli.command, Command::PluginHost) {
+        logging::start_for_run();
+    } else {
+        logging::start(cli.verbosity);
+    }
     match loaded_libtorch().and_then(|()| dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -136,6 +143,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Config(command) => config::run(command),
         Command::Recipes(command) => recipes::run(command),
         Command::Digits(command) => digits::run(command),
+        Command::PluginHost => advdmd::containment::serve(),
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Score {
     /// Take the [[reward]] tables of this file too, and its [plugins] paths; the configuration of a run will do
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Look for plugins in this folder or file too
+    #[arg(long = "plugin-path", value_name = "PATH")]
+    plugin_paths: Vec<PathBuf>,
     /// Folders of images, in natural order of their names, or single files: PNG, JPEG, `WebP`, GIF
     ///
     /// Their pixels are what Pillow's `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")` gives, so that scores are
@@ -70,11 +73,11 @@ pub fn run(args: &Score) -> Result<()> {
     }
     refuse_overwriting(args)?;
     let mut chosen = args.rewards.iter().map(|text| Chosen::parse(text)).collect::<Result<Vec<_>>>()?;
-    let mut places = Vec::new();
+    let mut places = args.plugin_paths.clone();
     if let Some(path) = &args.config {
         let (more, paths) = Chosen::of_file(path)?;
         chosen.extend(more);
-        places = paths;
+        places.extend(paths);
     }
     distinct(&chosen)?;
     let golden = args.golden.as_deref().map(Golden::read).transpose()?;

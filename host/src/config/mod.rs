@@ -22,9 +22,9 @@ pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged, parse
 pub(crate) use resolved::{make_absolute, missing_file, refuse, resolve_model};
 pub use rules::Problem;
 pub use schema::{
-    Batch, Checkpoint, Component, Compute, Critic, Data, Dmd, Eval, Gan, Grpo, HeldOutSection, ImageOptions,
-    Objectives, OnBroken, OnHacking, OnSaveError, Optimizer, Plugins, RewardBackprop, RewardSection, RunConfig,
-    SamplerSection, Schedule, Shards, Student, Watch,
+    Batch, Checkpoint, Component, Compute, Containment, Critic, Data, Dmd, Eval, Gan, Grpo, HeldOutSection,
+    ImageOptions, Isolation, Objectives, OnBroken, OnHacking, OnRewardError, OnSaveError, Optimizer, Plugins,
+    RewardBackprop, RewardSection, RunConfig, SamplerSection, Schedule, Shards, Student, Watch,
 };
 pub use settings::Settings;
 pub use suggest::nearest;

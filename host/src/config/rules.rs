@@ -6,7 +6,8 @@ use advdmd_sdk::{DType, Tuning};
 
 use super::pretrain::PretrainConfig;
 use super::schema::{
-    Batch, Checkpoint, Compute, Critic, Data, Objectives, Optimizer, RewardBackprop, RewardSection, RunConfig,
+    Batch, Checkpoint, Compute, Containment, Critic, Data, Isolation, Objectives, Optimizer, RewardBackprop,
+    RewardSection, RunConfig,
 };
 use super::tree::KeyPath;
 use crate::device;
@@ -228,6 +229,17 @@ impl Rules {
         self.within("critic.on_schedule", critic.on_schedule);
     }
 
+    fn containment(&mut self, table: &str, containment: &Containment) {
+        if let Some(limit) = containment.time_limit {
+            self.positive(&format!("{table}.time_limit"), limit);
+        }
+        if containment.restarts.is_some() && containment.isolation == Isolation::None {
+            let hint = "set `isolation = \"process\"` as well, or leave the key out".to_owned();
+            let message = "only a reward in a process of its own can be started anew".to_owned();
+            self.problem(&format!("{table}.restarts"), message, Some(hint));
+        }
+    }
+
     fn rewards(&mut self, config: &RunConfig) {
         for (index, reward) in config.reward.iter().enumerate() {
             self.not_negative(&format!("reward.{index}.weight"), reward.weight);
@@ -237,6 +249,10 @@ impl Rules {
             if let Some(floor) = reward.std_floor {
                 self.positive(&format!("reward.{index}.std_floor"), floor);
             }
+            self.containment(&format!("reward.{index}"), &reward.containment);
+        }
+        for (index, reward) in config.held_out.iter().enumerate() {
+            self.containment(&format!("held_out.{index}"), &reward.containment);
         }
         let trained = config.reward.iter().map(|reward| ("reward", reward.name.as_ref(), &reward.component.r#type));
         let held = config.held_out.iter().map(|reward| ("held_out", reward.name.as_ref(), &reward.component.r#type));

@@ -295,9 +295,55 @@ pub struct RewardSection {
     /// Least standard deviation that its scores are divided by, in its own units; `objective.grpo.std_floor` by default.
     #[serde(default)]
     pub std_floor: Option<f64>,
+    /// What to do when it fails to score samples.
+    #[serde(default)]
+    pub on_error: OnRewardError,
+    /// What keeps its faults from the run.
+    #[serde(flatten)]
+    pub containment: Containment,
     /// `type` and the plugin's keys.
     #[serde(flatten)]
     pub component: Component,
+}
+
+/// What to do when a reward fails to score samples: it panics, says that it failed, gives too few scores or NaN, takes longer
+/// than its time limit, or its process ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRewardError {
+    /// Save and end the run.
+    #[default]
+    Stop,
+    /// Score the samples again, group by group, leave the groups that fail again out of the policy gradient, and count them;
+    /// where none is left, save and end the run.
+    SkipGroup,
+}
+
+/// What keeps a reward's faults from the run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Containment {
+    /// Where the reward runs.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// Seconds that one of its calls may take; no limit by default. A reward in a process of its own is started anew
+    /// afterwards, one in this process is given up.
+    #[serde(default)]
+    pub time_limit: Option<f64>,
+    /// How often in a run its own process is started anew: 3 by default.
+    #[serde(default)]
+    pub restarts: Option<u32>,
+}
+
+/// Where a reward runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// In the program itself: nothing is copied, and a crash of the plugin is a crash of the run.
+    #[default]
+    None,
+    /// In a process of its own, on the CPU, with batches through shared memory: a crash there is an error here. For rewards that
+    /// do not learn; they give no gradients.
+    Process,
 }
 
 /// A reward that is measured and never trained on.
@@ -306,6 +352,9 @@ pub struct HeldOutSection {
     /// Label in logs; the type by default.
     #[serde(default)]
     pub name: Option<String>,
+    /// What keeps its faults from the run.
+    #[serde(flatten)]
+    pub containment: Containment,
     /// `type` and the plugin's keys.
     #[serde(flatten)]
     pub component: Component,

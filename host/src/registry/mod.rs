@@ -18,6 +18,7 @@ use advdmd_sdk::{Backbone, BackboneInit, Kind, Reward, RewardInit, Sampler};
 use serde_json::Value as Json;
 
 use crate::config::{Component, nearest};
+use crate::containment::Checked;
 use crate::error::{Error, Result};
 
 pub use manifest::{RunManifest, UsedComponent, UsedFile};
@@ -184,7 +185,8 @@ impl Registry {
     /// As [`Registry::reward`].
     pub fn backbone(&self, component: &Component, init: &BackboneInit) -> Result<Box<dyn Backbone>> {
         let entry = self.entry(Kind::Backbone, &component.r#type)?;
-        entry.named(entry.provider.backbone(&component.to_json(), init))
+        let made = entry.named(entry.provider.backbone(&component.to_json(), init))?;
+        Ok(Box::new(Checked::new(made, &entry.name)))
     }
 
     /// The component of that kind and name.

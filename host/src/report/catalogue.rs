@@ -126,6 +126,16 @@ pub(super) const CATALOGUE: &[Spec] = &[
         )
     },
     Spec {
+        include: &[0.0],
+        ..linear(
+            REWARDS,
+            "Skipped groups",
+            &[("reward/{curve}/skipped_groups", "")],
+            "Prompt groups that a reward could not score, and that were left out of the policy gradient (`on_error = \"skip_group\"`). \
+             The log says why.",
+        )
+    },
+    Spec {
         include: &[0.0, 1.0],
         ..linear(
             REWARDS,

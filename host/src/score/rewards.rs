@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use advdmd_sdk::{Kind, Needs, Reward, RewardInit};
+use serde::Deserialize as _;
 use serde_json::{Map, Value as Json};
 use toml::Value as Toml;
 
-use crate::config::Component;
+use crate::config::{Component, Containment, OnRewardError};
+use crate::containment;
 use crate::registry::{Provider, Registry};
 use crate::{Error, Result};
 
@@ -17,6 +19,8 @@ pub struct Chosen {
     pub name: String,
     /// `type` and the plugin's keys.
     pub component: Component,
+    /// What keeps its faults from the program.
+    pub containment: Containment,
     /// The folder that its paths are relative to.
     pub base: PathBuf,
 }
@@ -90,7 +94,15 @@ impl Chosen {
     }
 
     fn of_table(mut table: toml::Table, base: &Path) -> Result<Self, String> {
-        table.remove("weight");
+        // What only a run has a use for.
+        for key in ["weight", "discount", "std_floor", "on_error"] {
+            table.remove(key);
+        }
+        let own: toml::Table = ["isolation", "time_limit", "restarts"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), table.remove(key)?)))
+            .collect();
+        let containment = Containment::deserialize(own).map_err(|error| error.message().to_owned())?;
         let mut text = |key: &str| match table.remove(key) {
             None => Ok(None),
             Some(Toml::String(text)) => Ok(Some(text)),
@@ -105,7 +117,7 @@ impl Chosen {
             Json::Object(options) => options,
             other => return Err(format!("expected a table, found {other}")),
         };
-        Ok(Self { name, component: Component { r#type, options }, base: base.to_owned() })
+        Ok(Self { name, component: Component { r#type, options }, containment, base: base.to_owned() })
     }
 
     /// Makes the reward.
@@ -116,7 +128,8 @@ impl Chosen {
         registry.resolve_component_in(Kind::Reward, &mut self.component, &self.base)?;
         let entry = registry.entry(Kind::Reward, &self.component.r#type)?;
         let init = RewardInit { device, seed: 0, backbone: None };
-        let reward = registry.reward(&self.component, &init)?;
+        let (name, on_error) = (&self.name, OnRewardError::Stop);
+        let reward = containment::reward(name, &self.component, &self.containment, on_error, registry, &init)?;
         let needs = reward.needs();
         let lacking = match (&needs.features, needs.latents) {
             (Some(_), _) => Some("features of a diffusion network"),

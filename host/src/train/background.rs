@@ -1,5 +1,6 @@
 //! Rewards that wait for something elsewhere: each scores on a thread of its own while the run goes on.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -62,6 +63,26 @@ impl Background {
 }
 
 impl Job {
+    /// The same tensors.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        let tensor = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        Self { prompts: self.prompts.clone(), images: tensor(&self.images), latents: tensor(&self.latents) }
+    }
+
+    /// The samples in `range`.
+    ///
+    /// # Errors
+    /// libtorch's, where they are not all there.
+    pub fn part(&self, range: &Range<usize>) -> Result<Self> {
+        let part = |tensor: &Option<Tensor>| -> Result<_> {
+            let rows = |tensor: &Tensor| tensor.f_narrow(0, range.start as i64, range.len() as i64);
+            Ok(tensor.as_ref().map(rows).transpose()?)
+        };
+        let prompts = self.prompts[range.clone()].to_vec();
+        Ok(Self { prompts, images: part(&self.images)?, latents: part(&self.latents)? })
+    }
+
     fn batch(&self) -> advdmd_sdk::Result<RewardBatch<'_>> {
         let sigma = Tensor::f_zeros([self.prompts.len() as i64], (Kind::Float, Device::Cpu))?;
         let view = |tensor: &Option<Tensor>| tensor.as_ref().map(TensorView::from_torch).transpose();

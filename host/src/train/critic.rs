@@ -15,7 +15,6 @@ use super::metrics::Meter;
 use super::networks::Networks;
 use super::rewards::{Features, Rewards, Scored};
 use super::rollout::{Chunk, Rollout};
-use super::scoring::learner_error;
 use crate::config::{self, RunConfig};
 use crate::data::{self, Dataset};
 use crate::device::upload;
@@ -184,29 +183,14 @@ fn learn(
     let (real, fake) = (state(&x_real, &real), state(fake.0, fake.1));
     for index in 0..rewards.all.len() {
         let (real, fake) = (rewards.batch(&rewards.all[index], &real)?, rewards.batch(&rewards.all[index], &fake)?);
-        let Some(ActiveLoss { name, loss }) = discriminate(rewards, index, &real, &fake)? else { continue };
+        let reward = &mut rewards.all[index];
+        let Some(loss) = reward.discriminator_loss(&real, &fake)? else { continue };
+        let name = &reward.name;
         meter.add(&format!("critic/{name}/loss"), &loss.loss, share);
-        accuracy(&name, &loss, draws, share, meter)?;
+        accuracy(name, &loss, draws, share, meter)?;
         (loss.loss * (context.config.critic.learner_weight * share)).f_backward()?;
     }
     Ok(())
-}
-
-struct ActiveLoss {
-    name: String,
-    loss: DiscriminatorLoss,
-}
-
-fn discriminate(
-    rewards: &mut Rewards,
-    index: usize,
-    real: &advdmd_sdk::RewardBatch<'_>,
-    fake: &advdmd_sdk::RewardBatch<'_>,
-) -> Result<Option<ActiveLoss>> {
-    let reward = &mut rewards.all[index];
-    let Some(learner) = reward.learner() else { return Ok(None) };
-    let loss = learner.discriminator_loss(real, fake).map_err(|source| learner_error(&reward.name, source))?;
-    Ok(Some(ActiveLoss { name: reward.name.clone(), loss }))
 }
 
 /// Shares of real and fake samples told right: of all, and for each step of those judged where its reward is read.

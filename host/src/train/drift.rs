@@ -12,6 +12,13 @@ const FREE: [&str; 8] = ["recipe", "plugins", "schedule", "eval", "held_out", "w
 /// Keys that change only the order in which floats are added.
 const ROUNDING: [&str; 3] = ["compute.threads", "compute.device", "batch.micro_batch"];
 
+/// Keys of `rewards` tables that say what happens in the case of a fault, not what is computed. Whoever is met by one may mend
+/// them and go on.
+pub fn containment_keys(rewards: usize) -> impl Iterator<Item = String> {
+    let keys = ["isolation", "time_limit", "restarts", "on_error"];
+    (0..rewards).flat_map(move |index| keys.map(|key| format!("reward.{index}.{key}")))
+}
+
 /// Every difference that makes the rest of a run another one, a line each; empty when it goes on as it began.
 pub fn drift(saved: &Identity, now: &Identity) -> Vec<String> {
     let mut lines = Vec::new();

@@ -7,13 +7,14 @@ use super::background::{self, Background, Job};
 use super::networks::Networks;
 use super::rollout::Chunk;
 use super::scoring::not_finite;
-use crate::config::{Component, HeldOutSection, RewardSection, RunConfig};
+use crate::config::{Component, Containment, HeldOutSection, OnRewardError, RewardSection, RunConfig};
+use crate::containment;
 use crate::device;
 use crate::passes::Role;
 use crate::random::{Random, Stream};
 use crate::registry::Registry;
 use crate::sampling::sigma_column;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// A reward of the run.
 pub struct ActiveReward {
@@ -25,6 +26,8 @@ pub struct ActiveReward {
     pub learns: bool,
     /// Who provides it: the plugin's file, or the program.
     pub provider: String,
+    /// What is done when it fails to score samples.
+    pub on_error: OnRewardError,
     /// The plugin's object.
     scorer: Scorer,
 }
@@ -76,7 +79,9 @@ pub fn held_out(
             seed: random.seed(Stream::Init, 200 + index as u64),
             backbone: Some(networks.spec.clone()),
         };
-        let reward = ActiveReward::new(section.name.as_deref(), &section.component, registry, &init)?;
+        let HeldOutSection { name, containment, component } = section;
+        let reward =
+            ActiveReward::new(name.as_deref(), component, (containment, OnRewardError::Stop), registry, &init)?;
         if reward.scores_images() {
             return Ok(reward);
         }
@@ -138,7 +143,8 @@ impl Rewards {
                 seed: random.seed(Stream::Init, 100 + index as u64),
                 backbone: Some(networks.spec.clone()),
             };
-            all.push(ActiveReward::new(section.name.as_deref(), &section.component, registry, &init)?);
+            let faults = (&section.containment, section.on_error);
+            all.push(ActiveReward::new(section.name.as_deref(), &section.component, faults, registry, &init)?);
         }
         let share = |section: &RewardSection| Share {
             weight: section.weight,
@@ -228,13 +234,20 @@ impl Rewards {
 }
 
 impl ActiveReward {
-    /// Makes a reward called `name`, or as its type if `None`.
+    /// Makes a reward called `name`, or as its type if `None`; `faults` says what keeps them from the run and what follows them.
     ///
     /// # Errors
     /// The registry's; taps beyond the backbone's depth; needs that contradict each other.
-    pub fn new(name: Option<&str>, component: &Component, registry: &Registry, init: &RewardInit) -> Result<Self> {
+    pub fn new(
+        name: Option<&str>,
+        component: &Component,
+        faults: (&Containment, OnRewardError),
+        registry: &Registry,
+        init: &RewardInit,
+    ) -> Result<Self> {
         let name = name.unwrap_or(&component.r#type).to_owned();
-        let mut reward = registry.reward(component, init)?;
+        let (containment, on_error) = faults;
+        let mut reward = containment::reward(&name, component, containment, on_error, registry, init)?;
         let needs = reward.needs();
         let depth = init.backbone.as_ref().map_or(0, |backbone| backbone.depth);
         if let Some(features) = &needs.features
@@ -255,7 +268,7 @@ impl ActiveReward {
         }
         let scorer =
             if needs.background { Scorer::Background(Background::new(&name, reward)?) } else { Scorer::Here(reward) };
-        Ok(Self { name, needs, learns, provider, scorer })
+        Ok(Self { name, needs, learns, provider, on_error, scorer })
     }
 
     /// The trainable part, for a reward that learns.
@@ -305,7 +318,10 @@ impl ActiveReward {
     ) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
         let named = |source: advdmd_sdk::Error, reward: &Self| {
-            source.context(format!("reward `{}` ({})", reward.name, reward.provider))
+            if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
+                return Error::Stopped;
+            }
+            source.context(format!("reward `{}` ({})", reward.name, reward.provider)).into()
         };
         if let Some(background) = self.background() {
             let awaited = background.score(Job {
@@ -314,7 +330,7 @@ impl ActiveReward {
                 latents: None,
             });
             let scores = background::wait(&awaited)?.and_then(|scores| checked(&scores, 0, prompts));
-            return Ok(scores.map_err(|source| named(source, self))?);
+            return scores.map_err(|source| named(source, self));
         }
         let mut all = Vec::with_capacity(prompts.len());
         for (index, prompts) in prompts.chunks(size).enumerate() {
@@ -357,7 +373,13 @@ impl ActiveReward {
             let found = if scores.dim() == 1 { scores.size()[0].to_string() } else { format!("{:?}", scores.size()) };
             return Err(invalid(format!("gave {found} scores for {} samples", batch.len())));
         }
-        Ok(scores.f_to_device(device)?.f_to_kind(tch::Kind::Float)?)
+        floating("scores", &scores)?;
+        let scores = scores.f_to_device(device)?.f_to_kind(tch::Kind::Float)?;
+        if self.on_error == OnRewardError::SkipGroup {
+            // Which groups are left has to be known at once, and is worth waiting for the device.
+            checked(&Vec::<f32>::try_from(scores.f_to_device(tch::Device::Cpu)?)?, first, &batch.prompts)?;
+        }
+        Ok(scores)
     }
 
     /// The scores of samples `first..`, with gradients to the batch's tensors.
@@ -379,10 +401,26 @@ impl ActiveReward {
         }
     }
 
-    /// The error of this reward at a step.
+    /// The error of this reward at a step; [`Error::Stopped`] where the user asked the run to stop meanwhile, since a reward that
+    /// is waited for gives up then.
     pub fn error(&self, step: usize, source: advdmd_sdk::Error) -> Error {
+        if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
+            return Error::Stopped;
+        }
         Error::Reward { reward: self.name.clone(), provider: self.provider.clone(), step, source }
     }
+}
+
+/// Refuses numbers that are not floating-point, of which no gradient or average can be made.
+///
+/// # Errors
+/// Says which they are.
+pub fn floating(what: &str, tensor: &Tensor) -> advdmd_sdk::Result<()> {
+    let kind = tensor.f_kind()?;
+    if matches!(kind, tch::Kind::Float | tch::Kind::Double | tch::Kind::Half | tch::Kind::BFloat16) {
+        return Ok(());
+    }
+    Err(advdmd_sdk::Error::invalid(format!("gave {what} of type {kind:?}: expected floating-point numbers")))
 }
 
 /// Refuses scores of a wrong number, and those that are not finite.

@@ -340,7 +340,9 @@ impl Run {
         if matches!(error, Error::File { .. }) && !last {
             return self.tolerate(Err(error)).map(|()| After::GoOn);
         }
-        saved.and(Err(error))
+        saved?;
+        tracing::info!("saved at update {}: `--resume` goes on from there", self.trainer.state.update);
+        Err(error)
     }
 
     fn meanwhile(&mut self, activity: &str) {

@@ -7,12 +7,14 @@ use advdmd_sdk::{Needs, Scope};
 use tch::{Device, Kind, Tensor};
 
 use super::background::{self, Awaited, Job};
+use super::dropped::{Dropped, Part, rescue_job};
 use super::networks::Networks;
 use super::rewards::{ActiveReward, Features, Rewards, Scored, checked};
 use super::rollout::{Chunk, Rollout};
+use crate::Result;
+use crate::config::OnRewardError;
 use crate::device::upload;
 use crate::sampling::{Trajectory, sigma_column};
-use crate::{Error, Result};
 
 /// What rewards score.
 pub struct Subject<'a> {
@@ -24,16 +26,30 @@ pub struct Subject<'a> {
     pub rollout: &'a Rollout,
     /// All prompts.
     pub prompts: &'a [String],
+    /// Samples of a prompt, side by side.
+    pub group_size: usize,
+}
+
+/// What rewards say of a rollout.
+#[derive(Default)]
+pub struct Scores {
+    /// For each reward `[B, S]`, S the stochastic steps of the trajectory; 0 in groups that were dropped.
+    pub values: Vec<Tensor>,
+    /// Groups that some reward could not score.
+    pub dropped: Dropped,
 }
 
 /// Scores of which some are still to come, for each reward.
-pub struct Pending(Vec<Early>);
+pub struct Pending {
+    early: Vec<Early>,
+    dropped: Dropped,
+}
 
 enum Early {
     /// Of each chunk `[b]`; none for a reward whose turn comes later.
     Scored(Vec<Tensor>),
-    /// Of the whole update.
-    Awaited(Awaited),
+    /// Of the whole update, and what is scored where it may have to be scored again.
+    Awaited(Awaited, Option<Job>),
 }
 
 /// Which of the rewards that share a state are scored together.
@@ -67,22 +83,34 @@ impl Rewards {
         let mut scored: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
         // One copy for all rewards of the background, and one call for the whole update.
         let mut copies = Copies::of(self);
+        let mut dropped = Dropped::default();
         let state = subject.trajectory.steps();
         for chunk in &subject.rollout.chunks {
-            self.score_state(subject, chunk, state, Turn::Early, Some(&mut copies), &mut |index, column| {
-                scored[index].push(column);
-            })?;
+            self.score_state(
+                subject,
+                (chunk, state),
+                Turn::Early,
+                Some(&mut copies),
+                &mut dropped,
+                &mut |index, column| {
+                    scored[index].push(column);
+                },
+            )?;
         }
         let prompts: Vec<String> =
             subject.rollout.chunks.iter().flat_map(|chunk| subject.of(chunk)).map(ToOwned::to_owned).collect();
         let early = self.all.iter().zip(scored).map(|(reward, scored)| match reward.background() {
             None => Ok(Early::Scored(scored)),
-            Some(background) => Ok(Early::Awaited(background.score(copies.job(&reward.needs, &prompts)?))),
+            Some(background) => {
+                let job = copies.job(&reward.needs, &prompts)?;
+                let again = (reward.on_error == OnRewardError::SkipGroup).then(|| job.shallow_clone());
+                Ok(Early::Awaited(background.score(job), again))
+            }
         });
-        early.collect::<Result<_>>().map(Pending)
+        Ok(Pending { early: early.collect::<Result<_>>()?, dropped })
     }
 
-    /// Scores the rest and waits for what was begun: for each reward `[B, S]`, S the stochastic steps of the trajectory.
+    /// Scores the rest and waits for what was begun.
     ///
     /// The score of step k reads `x_{k+1}`, the result of its action (`x_k` would not depend on it). A reward of the
     /// final image scores every step alike.
@@ -90,8 +118,9 @@ impl Rewards {
     /// # Errors
     /// A reward that fails, or gives a wrong number of scores: names reward and step. Whether scores that stayed on the device
     /// are finite is not read here.
-    pub fn finish(&mut self, subject: &Subject<'_>, pending: Pending) -> Result<Vec<Tensor>> {
+    pub fn finish(&mut self, subject: &Subject<'_>, pending: Pending) -> Result<Scores> {
         let _no_grad = tch::no_grad_guard();
+        let Pending { early, mut dropped } = pending;
         let actions: Vec<usize> = subject.trajectory.stochastic().collect();
         let last = subject.trajectory.steps();
         let mut scores: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
@@ -99,9 +128,9 @@ impl Rewards {
             let mut columns: Vec<Vec<Tensor>> = self.all.iter().map(|_| Vec::new()).collect();
             let mut add = |index: usize, column| columns[index].push(column);
             for &step in &actions {
-                self.score_state(subject, chunk, step + 1, Turn::EveryStep, None, &mut add)?;
+                self.score_state(subject, (chunk, step + 1), Turn::EveryStep, None, &mut dropped, &mut add)?;
             }
-            self.score_state(subject, chunk, last, Turn::Final, None, &mut add)?;
+            self.score_state(subject, (chunk, last), Turn::Final, None, &mut dropped, &mut add)?;
             for (all, column) in scores.iter_mut().zip(columns) {
                 if !column.is_empty() {
                     all.push(if column.len() == actions.len() {
@@ -112,32 +141,38 @@ impl Rewards {
                 }
             }
         }
-        for ((reward, all), early) in self.all.iter().zip(&mut scores).zip(pending.0) {
+        for ((reward, all), early) in self.all.iter().zip(&mut scores).zip(early) {
             match early {
                 Early::Scored(columns) => {
                     for column in &columns {
                         all.push(spread(column, &actions)?);
                     }
                 }
-                Early::Awaited(awaited) => {
+                Early::Awaited(awaited, again) => {
                     let prompts: Vec<&str> =
                         subject.rollout.chunks.iter().flat_map(|chunk| subject.of(chunk)).collect();
                     let scores = background::wait(&awaited)?.and_then(|scores| checked(&scores, 0, &prompts));
-                    let scores = scores.map_err(|source| reward.error(last - 1, source))?;
+                    let scores = match (scores.map_err(|source| reward.error(last - 1, source)), again) {
+                        (Err(error), Some(job)) => {
+                            rescue_job(reward, &job, subject.group_size, last - 1, error, &mut dropped)?
+                        }
+                        (scores, _) => scores?,
+                    };
                     all.push(spread(&upload(&Tensor::f_from_slice(&scores)?, subject.networks.device)?, &actions)?);
                 }
             }
         }
-        scores.iter().map(|chunks| Ok(Tensor::f_cat(chunks, 0)?)).collect()
+        let values = scores.iter().map(|chunks| Ok(Tensor::f_cat(chunks, 0)?)).collect::<Result<_>>()?;
+        Ok(Scores { values, dropped })
     }
 
     fn score_state(
         &mut self,
         subject: &Subject<'_>,
-        chunk: &Chunk,
-        state: usize,
+        (chunk, state): (&Chunk, usize),
         turn: Turn,
         copies: Option<&mut Copies>,
+        dropped: &mut Dropped,
         add: &mut dyn FnMut(usize, Tensor),
     ) -> Result<()> {
         let here = |reward: &ActiveReward| reward.turn() == turn;
@@ -166,7 +201,14 @@ impl Rewards {
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
             let scores = reward.scores(&batch, chunk.first, networks.device);
-            add(index, scores.map_err(|source| reward.error(state - 1, source))?);
+            let scores = match scores.map_err(|source| reward.error(state - 1, source)) {
+                Err(error) if reward.on_error == OnRewardError::SkipGroup => {
+                    let part = Part { first: chunk.first, group_size: subject.group_size, step: state - 1 };
+                    self.rescue(index, &scored, part, networks.device, error, dropped)?
+                }
+                scores => scores?,
+            };
+            add(index, scores);
         }
         Ok(())
     }
@@ -255,9 +297,4 @@ pub fn check_finite(rewards: &Rewards, scores: &[Tensor], subject: &Subject<'_>)
 /// A score that is no number.
 pub fn not_finite(sample: usize, prompt: &str, score: f32) -> advdmd_sdk::Error {
     advdmd_sdk::Error::invalid(format!("scored sample {sample} (\"{prompt}\") with {score}"))
-}
-
-/// A failed call of a reward's learner.
-pub fn learner_error(name: &str, source: advdmd_sdk::Error) -> Error {
-    source.context(format!("learner of reward `{name}`")).into()
 }

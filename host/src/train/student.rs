@@ -18,7 +18,6 @@ use super::metrics::Meter;
 use super::networks::Networks;
 use super::rewards::{Features, Rewards, Scored};
 use super::rollout::{Chunk, Rollout};
-use super::scoring::learner_error;
 use crate::config::RunConfig;
 use crate::objective::{dmd, grpo};
 use crate::passes::Role;
@@ -288,8 +287,7 @@ impl Matching {
             }
             let batch = rewards.batch(&rewards.all[index], &scored)?;
             let reward = &mut rewards.all[index];
-            let Some(learner) = reward.learner() else { continue };
-            let loss = learner.generator_loss(&batch).map_err(|source| learner_error(&reward.name, source))?;
+            let Some(loss) = reward.generator_loss(&batch)? else { continue };
             let loss = loss.mean(Kind::Float);
             sum = Some(match sum {
                 None => loss,

@@ -6,11 +6,11 @@ use std::time::Instant;
 use advdmd_nn::memory;
 use advdmd_nn::optim::{AdamW, Ema, clip_grad_norm};
 use advdmd_sdk::BackboneInit;
-use tch::Tensor;
 
 use super::advantages::StepAdvantage;
 use super::checkpoint::{self, Identity, State};
 use super::critic::{Critic, CriticContext};
+use super::drift::containment_keys;
 use super::guard::Guard;
 use super::inspection::Inspection;
 use super::material::Material;
@@ -19,7 +19,7 @@ use super::networks::Networks;
 use super::resident::{Ledger, Resident};
 use super::rewards::{self, ActiveReward, Rewards};
 use super::rollout::{Rollout, rollout};
-use super::scoring::{Pending, Subject, check_finite};
+use super::scoring::{Pending, Scores, Subject, check_finite};
 use super::student::{StudentContext, accumulate};
 use crate::config::{Optimizer, Resolved, RunConfig};
 use crate::data::{Dataset, Scope};
@@ -108,7 +108,7 @@ impl Trainer {
         let identity = Identity {
             made_with,
             config: serde_json::to_value(&config).map_err(Error::failed)?,
-            free: registry.free_keys(&config)?,
+            free: registry.free_keys(&config)?.into_iter().chain(containment_keys(config.reward.len())).collect(),
         };
         let networks = Networks::new(backbone, &config, random, device, &mut ledger)?;
         let sampler = registry.sampler(&config.sampler.component)?;
@@ -285,7 +285,7 @@ impl Trainer {
     }
 
     /// Critic, rewards and student on one rollout. Returns the scores.
-    fn learn(&mut self, rollout: &Rollout, clock: &mut Clock, meter: &mut Meter) -> Result<Vec<Tensor>> {
+    fn learn(&mut self, rollout: &Rollout, clock: &mut Clock, meter: &mut Meter) -> Result<Scores> {
         meter.add(DIVERSITY, &rollout.diversity(self.config.batch.group_size)?, 1.0);
         let pending = self.begin_scoring(rollout)?;
         clock.lap("reward", meter);
@@ -297,8 +297,9 @@ impl Trainer {
             self.networks.train_fake(false);
         }
         clock.lap("critic", meter);
-        let scores = self.finish_scoring(rollout, pending)?;
-        let advantages = self.advantages(&scores, meter)?;
+        let mut scores = self.finish_scoring(rollout, pending)?;
+        self.record_dropped(&scores, meter);
+        let advantages = self.advantages(&mut scores, meter)?;
         clock.lap("reward", meter);
         self.accumulate_student(rollout, &advantages, meter)?;
         clock.lap("student", meter);
@@ -347,28 +348,32 @@ impl Trainer {
             return Ok(None);
         }
         let Self { networks, trajectory, .. } = self;
-        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts() };
+        let group_size = self.config.batch.group_size;
+        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
         self.rewards.begin(&subject).map(Some)
     }
 
     /// The scores of a rollout, as [`Rewards::finish`] gives them; none where nothing was begun.
-    fn finish_scoring(&mut self, rollout: &Rollout, pending: Option<Pending>) -> Result<Vec<Tensor>> {
-        let Some(pending) = pending else { return Ok(Vec::new()) };
+    fn finish_scoring(&mut self, rollout: &Rollout, pending: Option<Pending>) -> Result<Scores> {
+        let Some(pending) = pending else { return Ok(Scores::default()) };
         let Self { networks, trajectory, .. } = self;
-        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts() };
+        let group_size = self.config.batch.group_size;
+        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
         self.rewards.finish(&subject, pending)
     }
 
     /// The scores of a rollout, all at once.
-    pub(super) fn score(&mut self, rollout: &Rollout) -> Result<Vec<Tensor>> {
+    pub(super) fn score(&mut self, rollout: &Rollout) -> Result<Scores> {
         let pending = self.begin_scoring(rollout)?;
         self.finish_scoring(rollout, pending)
     }
 
     /// Refuses scores that are not finite, once they are known to matter.
-    pub(super) fn check_scores(&self, scores: &[Tensor], rollout: &Rollout) -> Result<()> {
+    pub(super) fn check_scores(&self, scores: &Scores, rollout: &Rollout) -> Result<()> {
         let Self { networks, trajectory, .. } = self;
-        check_finite(&self.rewards, scores, &Subject { networks, trajectory, rollout, prompts: self.data.prompts() })
+        let group_size = self.config.batch.group_size;
+        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
+        check_finite(&self.rewards, &scores.values, &subject)
     }
 
     fn scores_are_read(&self) -> bool {
@@ -471,11 +476,11 @@ impl Trainer {
         }
         self.networks.train_fake(false);
         meter.place(|| "the rewards".to_owned());
-        let scores = self.score(rollout)?;
-        for (reward, scores) in self.rewards.all.iter().zip(&scores) {
+        let mut scores = self.score(rollout)?;
+        for (reward, scores) in self.rewards.all.iter().zip(&scores.values) {
             meter.watch(&format!("scores of {}", reward.name), scores);
         }
-        let advantages = self.advantages(&scores, meter)?;
+        let advantages = self.advantages(&mut scores, meter)?;
         self.accumulate_student(rollout, &advantages, meter)?;
         meter.watch_parameters("student", &self.networks.student.parameters());
         Ok(())

@@ -1,4 +1,5 @@
-//! A libtorch of another version, as far as it says: this library preloaded into the program answers in libtorch's place.
+//! What safe code cannot do wrong, and a libtorch of another version, as far as it says: this library preloaded into the program
+//! answers in libtorch's place.
 
 /// libtorch's function for its version, with the answer of libtorch 2.10.0. Nobody finds it in a library that is loaded as
 /// a plugin, whose symbols are its own.
@@ -6,4 +7,17 @@
 #[unsafe(no_mangle)]
 pub extern "C" fn aoti_torch_abi_version() -> u64 {
     u64::from_be_bytes([2, 10, 0, 0, 0, 0, 0, 0])
+}
+
+/// Leaves libtorch's gradients switched off in this thread.
+pub fn switch_gradients_off() {
+    // SAFETY: the function sets a flag of the thread and has no preconditions.
+    unsafe { torch_sys::at_grad_set_enabled(0) };
+}
+
+/// Reads address 0, which ends the process.
+pub fn read_nothing() {
+    let nowhere = std::hint::black_box(std::ptr::null::<u8>());
+    // SAFETY: there is none; to be an error is its purpose. The read is volatile, so that it happens.
+    let _ = unsafe { nowhere.read_volatile() };
 }

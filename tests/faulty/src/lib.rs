@@ -5,6 +5,7 @@ mod colour;
 mod construction;
 mod ffi;
 mod learner;
+mod running;
 mod sampler;
 mod score;
 
@@ -12,5 +13,6 @@ advdmd_sdk::register_reward!("colour", colour::Colour);
 advdmd_sdk::register_reward!("faulty-construction", construction::FaultyConstruction);
 advdmd_sdk::register_reward!("faulty-score", score::FaultyScore);
 advdmd_sdk::register_reward!("faulty-learner", learner::FaultyLearner);
+advdmd_sdk::register_reward!("faulty-run", running::FaultyRun);
 advdmd_sdk::register_sampler!("faulty-sampler", sampler::FaultySampler);
 advdmd_sdk::export_plugin!();

@@ -7,12 +7,12 @@ use tch::Tensor;
 
 use super::super::rewards::{ActiveReward, Rewards};
 use super::super::run::After;
-use crate::Result;
-use crate::config::OnHacking;
+use crate::config::{OnHacking, OnRewardError};
 use crate::hacking::{FILE, Look, Statistics, alarms};
 use crate::jsonl::{self, Log};
 use crate::metrics::{self, DIVERSITY};
 use crate::train::trainer::Trainer;
+use crate::{Error, Result};
 
 /// What is watched, and what was seen so far.
 pub(super) struct Watch {
@@ -83,7 +83,13 @@ impl Watch {
             ..Look::default()
         };
         let score = |reward: &mut ActiveReward, into: &mut BTreeMap<String, Vec<f32>>| -> Result<()> {
-            into.insert(reward.name.clone(), reward.score_images(seen.prompts, seen.images, size, device)?);
+            match reward.score_images(seen.prompts, seen.images, size, device) {
+                Ok(scores) => _ = into.insert(reward.name.clone(), scores),
+                Err(error @ Error::Plugin(_)) if reward.on_error == OnRewardError::SkipGroup => {
+                    tracing::warn!("it says nothing of this evaluation: {}", error.in_one_line());
+                }
+                Err(error) => return Err(error),
+            }
             Ok(())
         };
         let Rewards { all, shares, backprop, .. } = &mut trainer.rewards;

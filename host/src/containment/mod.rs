@@ -1,0 +1,64 @@
+//! What keeps a plugin's faults from the run: for rewards a limit of the time that its calls take, and a process of its own.
+//!
+//! A panic, an error and a wrong answer are caught at the plugin edge. What no edge can catch, a crash of the process or
+//! memory that runs out, is caught here by [`Isolation::Process`]: the reward lives in a child, `advdmd plugin-host`, which
+//! reads batches from [shared memory](memory) and answers over a [socket](wire). It protects the run from mistakes, not
+//! from malice: the child has the rights of the user.
+//!
+//! A backbone computes with the run's own tensors and cannot be elsewhere; its answers are [`Checked`].
+
+mod checked;
+mod child;
+mod ffi;
+mod limit;
+mod memory;
+mod process;
+mod wire;
+
+use std::time::Duration;
+
+use advdmd_sdk::{Reward, RewardInit};
+
+use crate::config::{Component, Containment, Isolation, OnRewardError};
+use crate::registry::Registry;
+use crate::{Error, Result};
+
+pub use checked::Checked;
+pub use child::serve;
+
+/// The first argument of a reward's process, which is the running program once more: it then calls [`serve`].
+pub const COMMAND: &str = "plugin-host";
+
+/// How often a process is started anew in a run where the configuration does not say.
+const RESTARTS: u32 = 3;
+
+/// Makes the reward called `name`, contained as the configuration says.
+///
+/// # Errors
+/// The registry's; a reward that learns in a process of its own.
+pub fn reward(
+    name: &str,
+    component: &Component,
+    containment: &Containment,
+    on_error: OnRewardError,
+    registry: &Registry,
+    init: &RewardInit,
+) -> Result<Box<dyn Reward>> {
+    let limit = containment.time_limit.map(Duration::try_from_secs_f64).transpose();
+    let limit = limit.map_err(|error| Error::config(format!("reward `{name}`: `time_limit`: {error}")))?;
+    match (containment.isolation, limit) {
+        (Isolation::None, None) => registry.reward(component, init),
+        (Isolation::None, Some(limit)) => {
+            Ok(Box::new(limit::TimeLimited::new(name, registry.reward(component, init)?, limit)?))
+        }
+        (Isolation::Process, limit) => {
+            let settings = process::Settings {
+                limit,
+                restarts: containment.restarts.unwrap_or(RESTARTS),
+                // Whoever leaves groups out tries them one by one instead.
+                again: on_error == OnRewardError::Stop,
+            };
+            Ok(Box::new(process::Isolated::start(name, component, registry, init, settings)?))
+        }
+    }
+}
