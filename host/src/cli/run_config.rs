@@ -1,10 +1,10 @@
 //! Reading the configuration that a command names, with its plugins' tables checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use advdmd::Result;
 use advdmd::config::{self, PretrainConfig, Resolved, RunConfig};
-use advdmd::registry::Registry;
+use advdmd::registry::{Lock, Registry};
 use clap::Args;
 
 use super::compute_args::ComputeArgs;
@@ -38,6 +38,19 @@ impl ConfigArgs {
     /// All changes to the file: `--set`, then the options that stand for keys.
     pub fn sets(&self) -> Vec<String> {
         [self.sets.clone(), self.compute.sets()].concat()
+    }
+
+    /// Binds this process to the lock in `lock`, or beside the configuration. Loads no plugin.
+    pub fn enforce_lock(&self, lock: Option<&Path>) -> Result<()> {
+        let resolved = config::load_run(&self.config, &self.sets())?;
+        let mut renew = format!("advdmd plugins pin {}", self.config.display());
+        for set in &self.sets {
+            renew += &format!(" --set '{set}'");
+        }
+        if let Some(lock) = lock {
+            renew += &format!(" --lock {}", lock.display());
+        }
+        Lock::enforce(&resolved.config, &lock.map_or_else(|| Lock::beside(&self.config), Path::to_owned), &renew)
     }
 
     /// The configuration of a training run, checked against its plugins.

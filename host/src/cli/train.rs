@@ -25,6 +25,12 @@ pub struct Train {
     /// Resume although configuration, plugins or model files differ, or the newest checkpoint is damaged
     #[arg(long, requires = "resume")]
     allow_drift: bool,
+    /// Load only the plugins that `advdmd plugins pin` wrote down, and stop before any is loaded where one differs
+    #[arg(long)]
+    locked: bool,
+    /// With `--locked`, the file that they are written down in [default: advdmd.lock beside the configuration]
+    #[arg(long, value_name = "FILE", requires = "locked")]
+    lock: Option<PathBuf>,
     /// Do one of everything on a handful of samples (rollout, critic, reward, student, evaluation, save, resume) in
     /// `DIR.fast-dev-run`, which is removed when all went well
     #[arg(long, conflicts_with = "resume")]
@@ -50,6 +56,9 @@ const FAST: [&str; 13] = [
 
 pub fn run(args: &Train) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.config.default_out());
+    if args.locked {
+        args.config.enforce_lock(args.lock.as_deref())?;
+    }
     if args.fast_dev_run {
         return fast_dev_run(args, &files::sibling(&out, "fast-dev-run"));
     }

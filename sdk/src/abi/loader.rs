@@ -1,13 +1,19 @@
 //! Loads plugins from dynamic libraries.
 
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::{AbiInstabilityErrors, check_layout_compatibility};
+use abi_stable::abi_stability::abi_checking::{
+    AbiInstability, AbiInstabilityError, CheckingGlobals, check_layout_compatibility_with_globals,
+};
 use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +22,7 @@ use super::root::{Entry, PluginVtableRef};
 use super::sampler::ForeignSampler;
 use super::sink::call;
 use super::trace::HostLog;
-use super::{Header, LoadError, mismatches, read_header};
+use super::{Header, LoadError, header_of_elf, mismatches, read_header};
 use crate::trace::emit;
 use crate::{Error, Manifest, Result, Reward, RewardInit, Sampler};
 
@@ -38,15 +44,42 @@ impl Plugin {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let path = path.as_ref();
         let header = read_header(path)?;
-        let mismatches = mismatches(&header, &Header::of_host());
+        // A bare file name would be searched for in the system's folders.
+        let file = path.canonicalize().map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+        Self::load(path, &header, &file)
+    }
+
+    /// Loads the plugin whose file at `path` was read as `bytes`, and no other: what became of the file since does not
+    /// matter. They are loaded from a copy in memory that nobody can change, so the plugin does not find libraries that
+    /// lie beside its file (`$ORIGIN`).
+    ///
+    /// # Errors
+    /// As [`Plugin::open`].
+    pub fn open_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self, LoadError> {
+        let path = path.as_ref();
+        let header = header_of_elf(bytes).map_err(|reason| LoadError::NotAPlugin { path: path.into(), reason })?;
+        let copy = sealed(bytes).map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+        let name = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        let plugin = Self::load(path, &header, Path::new(&name))?;
+        // Stays open: the dynamic linker knows the library by this name, which another copy must not get.
+        let _ = copy.into_raw_fd();
+        Ok(plugin)
+    }
+
+    /// Loads the plugin at `path` from `file`, after its header was found to fit.
+    fn load(path: &Path, header: &Header, file: &Path) -> Result<Self, LoadError> {
+        let mismatches = mismatches(header, &Header::of_host());
         if !mismatches.is_empty() {
             return Err(LoadError::Incompatible { path: path.into(), mismatches });
         }
-        let entry = link(path, &header)?;
-        if let Some(layout) = entry.layout {
-            check_layout(path, &header, layout)?;
+        let entry = link(path, header, file)?;
+        match entry.layout {
+            Some(layout) => check_layout(path, header, layout)?,
+            // C has nothing to describe its types with; the version of the protocol is its word for them.
+            None if header.sdk().is_empty() && header.rustc().is_empty() => {}
+            None => return Err(LoadError::NoLayout { path: path.into(), sdk: header.sdk().to_owned() }),
         }
-        Self::start(path, &header, entry.vtable).map_err(|source| LoadError::Start { path: path.into(), source })
+        Self::start(path, header, entry.vtable).map_err(|source| LoadError::Start { path: path.into(), source })
     }
 
     fn start(path: &Path, header: &Header, vtable: PluginVtableRef) -> Result<Self> {
@@ -160,15 +193,21 @@ fn make<T>(fill: impl FnOnce(*mut T) -> Result<()>) -> Result<T> {
     Ok(unsafe { place.assume_init() })
 }
 
-/// Loads the library and finds its entry.
-fn link(path: &Path, header: &Header) -> Result<&'static Entry, LoadError> {
-    // A bare file name would be searched for in the system's folders.
-    let file = path.canonicalize().map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+/// A file in memory with this content, which cannot change any more.
+fn sealed(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("advdmd-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// Loads the library of the plugin at `path` from `file`, and finds its entry.
+fn link(path: &Path, header: &Header, file: &Path) -> Result<&'static Entry, LoadError> {
     // RTLD_NOW: a symbol that is missing should fail here, with its name, and not in the middle of a run.
     // SAFETY: loading runs the library's constructors. The header says that it is a plugin for this host, and a plugin
     // has the rights of the process by design.
-    let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| link_error(path, &file, &error))?;
+    let library =
+        unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| link_error(path, file, &error))?;
     // SAFETY: the header says that the symbol is an `Entry`, whose layout this version of the protocol fixes.
     let entry = unsafe { library.get::<*const Entry>(header.entry()) }.map(Symbol::into_raw);
     // Never unloaded: objects, log and libtorch may refer to its code until the process ends.
@@ -194,20 +233,34 @@ fn link_error(path: &Path, file: &Path, error: &libloading::Error) -> LoadError 
 
 /// Compares a plugin's functions with the host's, type by type.
 fn check_layout(path: &Path, header: &Header, layout: &'static TypeLayout) -> Result<(), LoadError> {
-    check_layout_compatibility(<PluginVtableRef as StableAbi>::LAYOUT, layout).map_err(|errors| {
-        tracing::debug!("{}: differences between the plugin's layout and the host's: {errors}", path.display());
-        LoadError::Layout {
-            path: path.into(),
-            place: place(&errors),
-            plugin: header.sdk().to_owned(),
-            host: Header::of_host().sdk().to_owned(),
-        }
+    let ours = <PluginVtableRef as StableAbi>::LAYOUT;
+    // The tables of the newer side may have more functions; abi_stable expects that of its second argument.
+    let plugin_is_older = header.protocol() < Header::of_host().protocol();
+    let (fewer, more) = if plugin_is_older { (layout, ours) } else { (ours, layout) };
+    // What it keeps from check to check would compare plugins with each other.
+    let Err(found) = check_layout_compatibility_with_globals(fewer, more, &CheckingGlobals::new()) else {
+        return Ok(());
+    };
+    // The protocol has a version of its own, so that of the SDK does not count.
+    let counts = |error: &&AbiInstabilityError| {
+        error.errs.iter().any(|cause| !matches!(cause, AbiInstability::PackageVersion(_)))
+    };
+    let errors: Vec<_> = found.errors.iter().filter(counts).collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    tracing::debug!("{}: differences between the plugin's layout and the host's: {found}", path.display());
+    Err(LoadError::Layout {
+        path: path.into(),
+        place: place(&errors),
+        plugin: header.sdk().to_owned(),
+        host: Header::of_host().sdk().to_owned(),
     })
 }
 
 /// Where the deepest difference is, as the names of fields and functions on the way there.
-fn place(errors: &AbiInstabilityErrors) -> String {
-    let deepest = errors.errors.iter().map(|error| &error.stack_trace).max_by_key(|trace| trace.len());
+fn place(errors: &[&AbiInstabilityError]) -> String {
+    let deepest = errors.iter().map(|error| &error.stack_trace).max_by_key(|trace| trace.len());
     let names = deepest.into_iter().flatten().map(|step| match step.expected {
         TLFieldOrFunction::Field(field) => field.name(),
         TLFieldOrFunction::Function(function) => function.name.as_str(),
