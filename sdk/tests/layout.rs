@@ -43,7 +43,9 @@ fn differences(golden: &[(String, String)], now: &[(String, String)]) -> Vec<Str
     }
     let appended = now.iter().filter(|(name, _)| find(golden, name).is_none());
     found.extend(appended.map(|(name, new)| {
-        format!("{name}: new, {new}; fine behind the last field of a table: raise PROTOCOL.minor and renew the golden file")
+        format!(
+            "{name}: new, {new}; fine behind the last field of a table: raise PROTOCOL.minor and renew the golden file"
+        )
     }));
     found
 }

@@ -73,7 +73,11 @@ unsafe extern \"C\" fn describe_fn_wrapper(this: *mut c_void, out: &Sink) -> Sta
     }\n",
     ),
     // What crosses as JSON.
-    ("sdk/src/reward.rs", "    pub background: bool,\n}", "    pub background: bool,\n    /// New.\n    #[serde(default)]\n    pub alpha: bool,\n}"),
+    (
+        "sdk/src/reward.rs",
+        "    pub background: bool,\n}",
+        "    pub background: bool,\n    /// New.\n    #[serde(default)]\n    pub alpha: bool,\n}",
+    ),
     (
         "sdk/src/reward.rs",
         "    pub backbone: Option<BackboneSpec>,\n}",

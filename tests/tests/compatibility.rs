@@ -44,7 +44,12 @@ fn successor() -> PathBuf {
         for (_, old, new) in successor::EDITS.iter().filter(|(file, ..)| Path::new(file) == name) {
             let text = String::from_utf8(content).unwrap();
             let count = text.matches(old).count();
-            assert_eq!(count, 1, "tests/compat/successor.rs: {} holds {count} times, expected once:\n{old}", name.display());
+            assert_eq!(
+                count,
+                1,
+                "tests/compat/successor.rs: {} holds {count} times, expected once:\n{old}",
+                name.display()
+            );
             content = text.replace(old, new).into_bytes();
         }
         if name == Path::new("Cargo.toml") {
@@ -86,7 +91,9 @@ fn build(what: &str, sdk: &Path, name: &str, features: &str) -> PathBuf {
         .unwrap()
         .lines()
         .filter_map(|line| serde_json::from_str::<Json>(line).ok())
-        .filter(|message| message["target"]["name"].as_str().is_some_and(|name| name.replace('_', "-") == format!("compat-{what}")))
+        .filter(|message| {
+            message["target"]["name"].as_str().is_some_and(|name| name.replace('_', "-") == format!("compat-{what}"))
+        })
         .find_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
         .expect("cargo names what it built");
     // Both builds of one name write to one place.

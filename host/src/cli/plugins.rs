@@ -135,7 +135,9 @@ fn list(place: &Where) -> Result<()> {
             "searched": registry.places().iter().map(|place| &place.path).collect::<Vec<_>>(),
         }));
     }
-    let mut rows = vec![["KIND", "NAME", "PLUGIN", "VERSION", "PROTOCOL", "LIBTORCH", "SHA-256", "FILE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["KIND", "NAME", "PLUGIN", "VERSION", "PROTOCOL", "LIBTORCH", "SHA-256", "FILE"].map(str::to_owned).to_vec(),
+    ];
     rows.extend(registry.components().map(|entry| {
         let mut row = vec![entry.kind.to_string(), entry.name.clone()];
         row.extend(match &entry.provider {

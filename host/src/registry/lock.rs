@@ -156,7 +156,13 @@ impl Lock {
     /// No such file, or one that is no lock of this format: one line that says so and names the command.
     pub fn read(path: &Path, renew: &str) -> Result<Self> {
         let fail = |found: String| {
-            Error::usage(format!("{}: expected the lock of this configuration, found {found}; `{renew}` writes it", path.display()), None)
+            Error::usage(
+                format!(
+                    "{}: expected the lock of this configuration, found {found}; `{renew}` writes it",
+                    path.display()
+                ),
+                None,
+            )
         };
         let text = fs::read_to_string(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => fail("no such file".to_owned()),
@@ -218,8 +224,11 @@ impl Lock {
 impl Claim<'_> {
     /// One line: file, what was expected and found, and the command that renews the lock.
     fn refuse(&self, file: &Path, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
-        let message =
-            format!("{}: expected {expected}, found {found}; if that is right, `{}` renews the lock", file.display(), self.renew);
+        let message = format!(
+            "{}: expected {expected}, found {found}; if that is right, `{}` renews the lock",
+            file.display(),
+            self.renew
+        );
         Error::usage(message, None)
     }
 
@@ -264,11 +273,19 @@ impl Claim<'_> {
         let same = self.lock.plugins.iter().find(|plugin| plugin.file == name || plugin.name == header.name());
         if let Some(LockedPlugin { name, version, sha256: expected, .. }) = same {
             let expected = format!("{name} {version} with SHA-256 {expected}");
-            return Err(self.refuse(library, expected, format!("{} {} with {sha256}", header.name(), header.version())));
+            return Err(self.refuse(
+                library,
+                expected,
+                format!("{} {} with {sha256}", header.name(), header.version()),
+            ));
         }
         if place.path == library {
             let expected = format!("a plugin of {}", self.path.display());
-            return Err(self.refuse(library, expected, format!("{} {}, which is not in it", header.name(), header.version())));
+            return Err(self.refuse(
+                library,
+                expected,
+                format!("{} {}, which is not in it", header.name(), header.version()),
+            ));
         }
         Ok(None)
     }

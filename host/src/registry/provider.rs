@@ -104,9 +104,7 @@ impl OpenError {
     fn of(error: &LoadError, path: &Path) -> Self {
         let foreign = matches!(error, LoadError::NotAPlugin { .. });
         // Each line begins with the path, which stands in front of the reason anyway.
-        let reason = error.to_string();
-        let real = path.canonicalize().unwrap_or_default();
-        let reason = [path, &real].into_iter().fold(reason, |text, path| text.replace(&format!("{}: ", path.display()), ""));
+        let reason = error.to_string().replace(&format!("{}: ", path.display()), "");
         Self { foreign, reason }
     }
 }

@@ -80,7 +80,10 @@ impl Trusted {
             (false, true) => ("everybody".to_owned(), "o-w"),
             (true, true) => ("everybody".to_owned(), "go-w"),
         };
-        Some(format!("{what} {shown} may be written by {who} and with it the plugin changed: `chmod {bits} {}`", quoted(path)))
+        Some(format!(
+            "{what} {shown} may be written by {who} and with it the plugin changed: `chmod {bits} {}`",
+            quoted(path)
+        ))
     }
 
     /// Whether all that are in the group are trusted anyway.
@@ -110,7 +113,8 @@ impl Trusted {
     }
 
     fn user_name(&self, uid: u32) -> String {
-        let line = self.passwd.lines().find(|line| line.split(':').nth(2).is_some_and(|field| field == uid.to_string()));
+        let line =
+            self.passwd.lines().find(|line| line.split(':').nth(2).is_some_and(|field| field == uid.to_string()));
         let name = line.and_then(|line| line.split(':').next());
         name.map_or_else(|| format!("user {uid}"), |name| format!("{name} (user {uid})"))
     }
@@ -132,7 +136,8 @@ mod tests {
     fn trusted() -> Trusted {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n\
                       eve:x:1002:50::/home/eve:/bin/sh\n";
-        let group = "root:x:0:\nann:x:1000:\nbob:x:1001:ann\nstaff:x:50:\nwe:x:60:ann,bob\nmine:x:70:ann\ngone:x:80:zoe\n";
+        let group =
+            "root:x:0:\nann:x:1000:\nbob:x:1001:ann\nstaff:x:50:\nwe:x:60:ann,bob\nmine:x:70:ann\ngone:x:80:zoe\n";
         Trusted { users: [0, 1000].into(), passwd: passwd.to_owned(), group: group.to_owned() }
     }
 

@@ -92,6 +92,14 @@ pub enum LoadError {
         /// The plugin's version of the SDK.
         sdk: String,
     },
+    /// A function of the plugin's table is null, which only C can write.
+    #[error("{}: has no function `{function}`: every function of a table must be there", path.display())]
+    NoFunction {
+        /// The file.
+        path: PathBuf,
+        /// Table and function, or the table that is missing altogether.
+        function: String,
+    },
     /// The plugin loads, but its first functions fail.
     #[error("{}: {source}", path.display())]
     Start {
