@@ -4,7 +4,7 @@
 //! (`$XDG_DATA_HOME/advdmd/plugins`, else `~/.local/share/advdmd/plugins`), the folder `plugins` beside the program. What is
 //! linked into the program itself is always there.
 //!
-//! A plugin has the rights of the process from the moment it is loaded. So a file that others may write ([`trust`]) is
+//! A plugin has the rights of the process from the moment it is loaded. So a file that others may write is
 //! never loaded, nor, once a [`Lock`] is enforced, one that is not in it.
 
 mod lock;
