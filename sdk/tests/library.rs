@@ -163,6 +163,11 @@ fn every_failure_says_what_it_is() {
     let text = scratch().join("libtext.so");
     std::fs::write(&text, "#!/bin/sh\necho hello\n").unwrap();
     refused(&text, "a text file (it begins with \"#!/bin/sh\\necho hello\"), not a dynamic library");
+    let link = scratch().join("liblink.so");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink("nowhere/libgone.so", &link).unwrap();
+    refused(&link, "cannot be read: a link to nowhere/libgone.so, which does not exist");
+    refused(Path::new("/dev/null"), "cannot be read: neither a file nor a link to one");
     refused(&edited("libempty.so", Vec::clear), "an empty file");
     refused(&edited("libbinary.so", |bytes| bytes[0] = 0), "not an ELF file (it begins with");
     refused(&edited("libstub.so", |bytes| bytes.truncate(10)), "a truncated or damaged ELF file");
@@ -275,6 +280,27 @@ fn the_header_is_laid_out_for_ever() {
     assert!(at(16, env!("CARGO_PKG_VERSION")) && at(48, "rustc ") && at(128, std::env::consts::ARCH));
     assert!(at(176, LIBTORCH) && at(208, "advdmd-sdk\0") && at(272, env!("CARGO_PKG_VERSION")));
     assert!(at(304, "advdmd_plugin_minimal_plugin\0"));
+}
+
+/// The bytes are what counts, not what the file has become.
+#[test]
+fn a_plugin_is_loaded_from_the_bytes_that_were_read() {
+    let path = edited("libreplaced.so", |_| {});
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "something else").unwrap();
+    let plugin = Plugin::open_bytes(&path, &bytes).unwrap();
+    assert_eq!(plugin.path(), path);
+    assert_eq!(plugin.sampler(&json!({ "type": "halving" })).unwrap().order(), 2);
+    // Another copy is another library, and what is refused leaves the next one alone.
+    let broken = Plugin::open_bytes(&path, &bytes[..bytes.len() / 2]).unwrap_err().to_string();
+    assert!(broken.contains("libreplaced.so: a truncated or damaged ELF file"), "{broken}");
+    let mut renamed = bytes.clone();
+    replace_field(&mut renamed, "advdmd_plugin_minimal_plugin", "advdmd_plugin_other");
+    let unnamed = Plugin::open_bytes(&path, &renamed).unwrap_err().to_string();
+    assert!(unnamed.contains("has no symbol `advdmd_plugin_other`"), "{unnamed}");
+    let again = Plugin::open_bytes(&path, &bytes).unwrap();
+    assert_eq!((again.manifest(), again.header()), (plugin.manifest(), plugin.header()));
+    assert!(Plugin::open(&path).is_err());
 }
 
 #[test]

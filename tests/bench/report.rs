@@ -38,6 +38,10 @@ impl Quartiles {
         };
         Self([at(0.25), at(0.5), at(0.75)])
     }
+
+    pub fn median(self) -> f64 {
+        self.0[1]
+    }
 }
 
 impl Row {

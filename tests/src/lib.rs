@@ -116,8 +116,8 @@ impl Installation {
         std::fs::write(self.folder().join(name), content).expect("the file is written");
     }
 
-    /// The program with these arguments, in an environment that says nothing to it but where its caches are: in the
-    /// folder.
+    /// The program with these arguments, in an environment that says nothing to it but where its caches and the
+    /// user's data are: in the folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         command.args(args).current_dir(self.folder()).env("OMP_NUM_THREADS", "1");
@@ -133,6 +133,7 @@ impl Installation {
             command.env_remove(name);
         }
         command.env("ADVDMD_CACHE", self.folder().join("cache")).env("HF_HUB_CACHE", self.folder().join("hub"));
+        command.env("XDG_DATA_HOME", self.folder().join("data"));
         command
     }
 

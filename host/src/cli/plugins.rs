@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use advdmd::Result;
 use advdmd::config::SchemaView;
-use advdmd::registry::{Entry, Provider, Registry};
+use advdmd::registry::{Entry, Lock, LockedPlugin, Provider, Registry};
 use advdmd_sdk::Kind;
+use advdmd_sdk::abi::Header;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use super::output;
+use super::run_config::ConfigArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -22,6 +24,8 @@ pub enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Write down the plugins that a configuration uses, for `advdmd train --locked`
+    Pin(Pin),
     /// Print the JSON schema of a component's keys
     Schema {
         #[command(flatten)]
@@ -31,10 +35,20 @@ pub enum Command {
     },
 }
 
+/// What to pin, and where to write it.
+#[derive(Debug, Args)]
+pub struct Pin {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The file to write [default: advdmd.lock beside the configuration]
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+}
+
 /// Where to look, and how to print.
 #[derive(Debug, Args)]
 pub struct Where {
-    /// Look in this folder or file too, before `$ADVDMD_PLUGIN_PATH` and the folder `plugins` beside the program
+    /// Look in this folder or file too, before all others
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Print JSON
@@ -77,12 +91,37 @@ pub fn run(command: Command) -> Result<()> {
             let registry = Registry::discover(&place.paths)?;
             inspect(registry.entry(component.kind.into(), &component.name)?, place.json)
         }
+        Command::Pin(args) => pin(&args),
         Command::Schema { component, place } => {
             let registry = Registry::discover(&place.paths)?;
             // The schema is JSON with or without `--json`.
             output::json(registry.schema(component.kind.into(), &component.name)?)
         }
     }
+}
+
+fn pin(args: &Pin) -> Result<()> {
+    let resolved = args.config.load_run()?;
+    let lock = Registry::discover(&resolved.config.plugins.paths)?.lock(&resolved.config)?;
+    let path = args.lock.clone().unwrap_or_else(|| Lock::beside(&args.config.config));
+    lock.write(&path)?;
+    let mut rows = vec![["FILE", "PLUGIN", "VERSION", "PROTOCOL", "SHA-256", "COMPONENTS"].map(str::to_owned).to_vec()];
+    rows.extend(lock.plugins.iter().map(|plugin| {
+        let components = plugin.components.join(", ");
+        let LockedPlugin { file, name, version, protocol, .. } = plugin.clone();
+        vec![file, name, version, protocol, short(&plugin.sha256), components]
+    }));
+    rows.extend(lock.linked.iter().map(|linked| {
+        let components = linked.components.join(", ");
+        let [file, name, none] = ["this program", "linked in", "-"].map(str::to_owned);
+        vec![file, name, linked.version.clone(), none.clone(), none, components]
+    }));
+    output::text(&format!("{}\nwritten to {}", output::columns(&rows), path.display()))
+}
+
+/// The beginning of a hash, for people.
+fn short(sha256: &str) -> String {
+    sha256.chars().take(12).collect()
 }
 
 fn list(place: &Where) -> Result<()> {
@@ -96,16 +135,25 @@ fn list(place: &Where) -> Result<()> {
             "searched": registry.places().iter().map(|place| &place.path).collect::<Vec<_>>(),
         }));
     }
-    let mut rows = vec![["KIND", "NAME", "PLUGIN", "SHA-256", "FILE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["KIND", "NAME", "PLUGIN", "VERSION", "PROTOCOL", "LIBTORCH", "SHA-256", "FILE"].map(str::to_owned).to_vec(),
+    ];
     rows.extend(registry.components().map(|entry| {
         let mut row = vec![entry.kind.to_string(), entry.name.clone()];
         row.extend(match &entry.provider {
-            Provider::Program => ["linked in".to_owned(), "-".to_owned(), "this program".to_owned()],
-            Provider::Plugin(file) => [
-                format!("{} {}", file.header().name(), file.header().version()),
-                file.sha256.chars().take(12).collect(),
-                file.path.display().to_string(),
-            ],
+            Provider::Program => {
+                let host = Header::of_host();
+                let (protocol, libtorch) = (host.protocol().to_string(), or_none(host.libtorch()));
+                let [name, none, file] = ["linked in", "-", "this program"].map(str::to_owned);
+                [name, host.version().to_owned(), protocol, libtorch, none, file]
+            }
+            Provider::Plugin(file) => {
+                let header = file.header();
+                let [name, version, libtorch] =
+                    [header.name().to_owned(), header.version().to_owned(), or_none(header.libtorch())];
+                let path = file.path.display().to_string();
+                [name, version, header.protocol().to_string(), libtorch, short(&file.sha256), path]
+            }
         });
         row
     }));

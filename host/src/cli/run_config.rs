@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use advdmd::Result;
 use advdmd::config::{self, PretrainConfig, Resolved, RunConfig};
-use advdmd::registry::Registry;
+use advdmd::registry::{Lock, Registry};
 use clap::Args;
 
 use super::compute_args::ComputeArgs;
@@ -52,5 +52,35 @@ impl ConfigArgs {
         let mut resolved = config::load_pretrain(&self.config, &self.sets())?;
         Registry::discover(&resolved.config.plugins.paths)?.resolve(&mut resolved)?;
         Ok(resolved)
+    }
+}
+
+/// Whether the plugins must be those that were pinned.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Load only the plugins that `advdmd plugins pin` wrote down, and stop before any is loaded where one differs
+    #[arg(long)]
+    locked: bool,
+    /// With `--locked`, the file that they are written down in [default: advdmd.lock beside the configuration]
+    #[arg(long, value_name = "FILE", requires = "locked")]
+    lock: Option<PathBuf>,
+}
+
+impl LockArgs {
+    /// Binds this process to the lock, if there should be one. Loads no plugin.
+    pub fn enforce(&self, config: &ConfigArgs) -> Result<()> {
+        if !self.locked {
+            return Ok(());
+        }
+        let resolved = config::load_run(&config.config, &config.sets())?;
+        let mut renew = format!("advdmd plugins pin {}", config.config.display());
+        for set in &config.sets {
+            renew += &format!(" --set '{set}'");
+        }
+        if let Some(lock) = &self.lock {
+            renew += &format!(" --lock {}", lock.display());
+        }
+        let lock = self.lock.clone().unwrap_or_else(|| Lock::beside(&config.config));
+        Lock::enforce(&resolved.config, &lock, &renew)
     }
 }

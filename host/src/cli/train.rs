@@ -8,7 +8,7 @@ use advdmd::train::{self, Outcome, TrainOptions};
 use advdmd::{Result, files, jsonl};
 use clap::Args;
 
-use super::run_config::ConfigArgs;
+use super::run_config::{ConfigArgs, LockArgs};
 use super::{logging, output};
 
 /// The options of `advdmd train`.
@@ -25,6 +25,8 @@ pub struct Train {
     /// Resume although configuration, plugins or model files differ, or the newest checkpoint is damaged
     #[arg(long, requires = "resume")]
     allow_drift: bool,
+    #[command(flatten)]
+    lock: LockArgs,
     /// Do one of everything on a handful of samples (rollout, critic, reward, student, evaluation, save, resume) in
     /// `DIR.fast-dev-run`, which is removed when all went well
     #[arg(long, conflicts_with = "resume")]
@@ -50,6 +52,7 @@ const FAST: [&str; 13] = [
 
 pub fn run(args: &Train) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.config.default_out());
+    args.lock.enforce(&args.config)?;
     if args.fast_dev_run {
         return fast_dev_run(args, &files::sibling(&out, "fast-dev-run"));
     }

@@ -1,13 +1,19 @@
 //! The components that a run can use: found in plugins, or linked into the program.
 //!
-//! Places are searched in this order: `[plugins] paths` of the configuration, `$ADVDMD_PLUGIN_PATH`, the folder
-//! `plugins` beside the program. What is linked into the program itself is always there.
+//! Places are searched in this order: `[plugins] paths` of the configuration, `$ADVDMD_PLUGIN_PATH`, the user's data folder
+//! (`$XDG_DATA_HOME/advdmd/plugins`, else `~/.local/share/advdmd/plugins`), the folder `plugins` beside the program. What is
+//! linked into the program itself is always there.
+//!
+//! A plugin has the rights of the process from the moment it is loaded. So a file that others may write is
+//! never loaded, nor, once a [`Lock`] is enforced, one that is not in it.
 
+mod lock;
 mod manifest;
 mod paths;
 mod provider;
 mod schema;
 mod search;
+mod trust;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +27,7 @@ use crate::config::{Component, nearest};
 use crate::containment::Checked;
 use crate::error::{Error, Result};
 
+pub use lock::{LOCK_FILE, LinkedComponents, Lock, LockedPlugin};
 pub use manifest::{RunManifest, UsedComponent, UsedFile};
 pub use provider::{PluginFile, Provider};
 pub use search::{NamedBy, PATH_VARIABLE, Place, places};
@@ -66,7 +73,7 @@ impl Registry {
         let mut registry = Self::linked()?;
         registry.places = places(config_paths)?;
         for place in registry.places.clone() {
-            if place.named_by == NamedBy::Program && !place.path.exists() {
+            if place.named_by.is_optional() && !place.path.exists() {
                 continue;
             }
             match search::libraries(&place.path) {

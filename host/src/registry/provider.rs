@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use advdmd_sdk::abi::{Header, LoadError, Plugin};
+use advdmd_sdk::abi::{Header, LoadError, Plugin, read_header};
 use advdmd_sdk::{Backbone, BackboneInit, Manifest, Reward, RewardInit, Sampler, plugin};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+
+use super::lock::Lock;
+use super::trust;
 
 // What nothing refers to is not linked, and its components with it.
 #[cfg(feature = "static-plugins")]
@@ -53,25 +57,56 @@ pub(super) fn linked() -> advdmd_sdk::Result<Manifest> {
 /// Opens a plugin file, once in the life of the program.
 pub(super) fn open(path: &Path) -> Result<Arc<PluginFile>, OpenError> {
     static OPEN: LazyLock<Mutex<HashMap<PathBuf, Arc<PluginFile>>>> = LazyLock::new(Mutex::default);
-    let fail = |error: std::io::Error| OpenError { foreign: false, reason: error.to_string() };
-    let path = path.canonicalize().map_err(fail)?;
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(file) = open.get(&path) {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Some(file) = open.get(&real) {
         return Ok(Arc::clone(file));
     }
-    let file = Arc::new(load(&path)?);
-    open.insert(path, Arc::clone(&file));
+    // What it says of itself comes first: a text or an ordinary library is no matter of trust.
+    read_header(path).map_err(|error| OpenError::of(&error, path))?;
+    trust::check(path).map_err(OpenError::refused)?;
+    let file = Arc::new(load(&real)?);
+    open.insert(real, Arc::clone(&file));
     Ok(file)
 }
 
+/// Hashes a plugin file and loads it.
 fn load(path: &Path) -> Result<PluginFile, OpenError> {
-    let plugin = Plugin::open(path).map_err(|error| {
+    let before = identity(path)?;
+    let bytes = std::fs::read(path).map_err(OpenError::refused)?;
+    let sha256 = format!("{:x}", Sha256::digest(&bytes));
+    let opened = match Lock::in_force() {
+        Some(lock) if !lock.knows(&sha256) => {
+            return Err(OpenError { foreign: true, reason: "not in the lock, so it is not loaded".to_owned() });
+        }
+        // The very bytes that were hashed.
+        Some(_) => Plugin::open_bytes(path, &bytes),
+        None => Plugin::open(path),
+    };
+    let plugin = opened.map_err(|error| OpenError::of(&error, path))?;
+    if Lock::in_force().is_none() && identity(path)? != before {
+        return Err(OpenError::refused("the file changed while it was loaded; start again"));
+    }
+    Ok(PluginFile { path: path.to_owned(), sha256, plugin })
+}
+
+/// What a file gets anew when it is replaced or written: device, inode, size and the time of its last change.
+fn identity(path: &Path) -> Result<[i128; 5], OpenError> {
+    let found = std::fs::metadata(path).map_err(OpenError::refused)?;
+    Ok([found.dev().into(), found.ino().into(), found.size().into(), found.mtime().into(), found.mtime_nsec().into()])
+}
+
+impl OpenError {
+    fn refused(reason: impl fmt::Display) -> Self {
+        Self { foreign: false, reason: reason.to_string() }
+    }
+
+    fn of(error: &LoadError, path: &Path) -> Self {
         let foreign = matches!(error, LoadError::NotAPlugin { .. });
         // Each line begins with the path, which stands in front of the reason anyway.
-        OpenError { foreign, reason: error.to_string().replace(&format!("{}: ", path.display()), "") }
-    })?;
-    let bytes = std::fs::read(path).map_err(|error| OpenError { foreign: false, reason: error.to_string() })?;
-    Ok(PluginFile { path: path.to_owned(), sha256: format!("{:x}", Sha256::digest(&bytes)), plugin })
+        let reason = error.to_string().replace(&format!("{}: ", path.display()), "");
+        Self { foreign, reason }
+    }
 }
 
 impl PluginFile {

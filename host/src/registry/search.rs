@@ -1,6 +1,7 @@
 //! Where plugins are looked for.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -24,11 +25,28 @@ pub enum NamedBy {
     Config,
     /// `$ADVDMD_PLUGIN_PATH`.
     Environment,
+    /// The user's data folder.
+    User,
     /// The folder `plugins` beside the program.
     Program,
 }
 
-/// All places, in the order of search. Folders beside the program need not exist.
+impl NamedBy {
+    /// Whether the place need not exist.
+    pub(super) fn is_optional(self) -> bool {
+        matches!(self, Self::User | Self::Program)
+    }
+}
+
+/// The user's folder of plugins: `advdmd/plugins` in `$XDG_DATA_HOME` or `~/.local/share`. A relative path is none, as
+/// the XDG specification has it.
+fn user_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
+    data.map(|data| data.join("advdmd/plugins"))
+}
+
+/// All places, in the order of search. The user's folder and those beside the program need not exist.
 ///
 /// # Errors
 /// A place of the configuration that does not exist.
@@ -45,6 +63,7 @@ pub fn places(config_paths: &[PathBuf]) -> Result<Vec<Place>> {
         let paths = env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty());
         found.extend(paths.map(|path| Place { path, named_by: NamedBy::Environment }));
     }
+    found.extend(user_folder(|name| env::var_os(name)).map(|path| Place { path, named_by: NamedBy::User }));
     if let Ok(program) = env::current_exe() {
         let folder = program.parent().unwrap_or(Path::new("."));
         // A test binary lies in `target/<profile>/deps`, the program one folder above.
@@ -86,6 +105,19 @@ mod tests {
         let names: Vec<_> =
             libraries(folder.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["liba.so", "libb.so"]);
+    }
+
+    #[test]
+    fn the_users_folder_is_where_xdg_has_it() {
+        let folder = |variables: &[(&str, &str)]| {
+            user_folder(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+        };
+        let home = ("HOME", "/home/u");
+        assert_eq!(folder(&[home]), Some("/home/u/.local/share/advdmd/plugins".into()));
+        assert_eq!(folder(&[home, ("XDG_DATA_HOME", "/data")]), Some("/data/advdmd/plugins".into()));
+        assert_eq!(folder(&[home, ("XDG_DATA_HOME", "data")]), folder(&[home]));
+        assert_eq!(folder(&[home, ("XDG_DATA_HOME", "")]), folder(&[home]));
+        assert_eq!(folder(&[]), None);
     }
 
     #[test]

@@ -20,19 +20,29 @@ const MACHINE: Machine = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { 
 /// # Errors
 /// A file that cannot be read or is no plugin.
 pub fn read_header(path: &Path) -> Result<Header, LoadError> {
-    let found = (|| {
-        let file = File::open(path)?;
-        // A folder opens like a file and fails only at the first read, with a less clear message.
-        if file.metadata()?.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        Ok(file)
-    })();
-    let file = found.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => LoadError::NotFound { path: path.into() },
+    let file = open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if !path.is_symlink() => LoadError::NotFound { path: path.into() },
         _ => LoadError::Unreadable { path: path.into(), source },
     })?;
     header_of_elf(&ReadCache::new(file)).map_err(|reason| LoadError::NotAPlugin { path: path.into(), reason })
+}
+
+/// Opens a regular file.
+fn open(path: &Path) -> io::Result<File> {
+    let metadata = std::fs::metadata(path).map_err(|error| match std::fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), format!("a link to {}, which does not exist", target.display()))
+        }
+        _ => error,
+    })?;
+    // A folder opens like a file and fails only at the first read, with a less clear message; a pipe waits for a writer.
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::other("neither a file nor a link to one"));
+    }
+    File::open(path)
 }
 
 /// Reads the header out of an ELF file's bytes, whatever they are.

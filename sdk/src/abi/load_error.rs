@@ -80,6 +80,26 @@ pub enum LoadError {
         /// The host's version of the SDK.
         host: String,
     },
+    /// The entry does not describe the functions, which only a plugin in C may leave out.
+    #[error(
+        "{}: its entry does not describe its functions, as those of every plugin that is built with advdmd-sdk ({sdk}) do: \
+         the file is damaged or was changed; rebuild it",
+        path.display()
+    )]
+    NoLayout {
+        /// The file.
+        path: PathBuf,
+        /// The plugin's version of the SDK.
+        sdk: String,
+    },
+    /// A function of the plugin's table is null, which only C can write.
+    #[error("{}: has no function `{function}`: every function of a table must be there", path.display())]
+    NoFunction {
+        /// The file.
+        path: PathBuf,
+        /// Table and function, or the table that is missing altogether.
+        function: String,
+    },
     /// The plugin loads, but its first functions fail.
     #[error("{}: {source}", path.display())]
     Start {

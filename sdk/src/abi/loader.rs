@@ -1,13 +1,21 @@
 //! Loads plugins from dynamic libraries.
 
-use std::mem::MaybeUninit;
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::mem::{MaybeUninit, offset_of};
+use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::{AbiInstabilityErrors, check_layout_compatibility};
+use abi_stable::abi_stability::abi_checking::{
+    AbiInstability, AbiInstabilityError, CheckingGlobals, check_layout_compatibility_with_globals,
+};
+use abi_stable::prefix_type::WithMetadata;
 use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +24,9 @@ use super::root::{Entry, PluginVtableRef};
 use super::sampler::ForeignSampler;
 use super::sink::call;
 use super::trace::HostLog;
-use super::{Header, LoadError, mismatches, read_header};
+use super::{
+    Header, LoadError, PluginVtable, RewardObject, SamplerObject, header_of_elf, layouts, mismatches, read_header,
+};
 use crate::trace::emit;
 use crate::{Error, Manifest, Result, Reward, RewardInit, Sampler};
 
@@ -38,15 +48,43 @@ impl Plugin {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let path = path.as_ref();
         let header = read_header(path)?;
-        let mismatches = mismatches(&header, &Header::of_host());
+        // A bare file name would be searched for in the system's folders.
+        let file = path.canonicalize().map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+        Self::load(path, &header, &file)
+    }
+
+    /// Loads the plugin whose file at `path` was read as `bytes`, and no other: what became of the file since does not
+    /// matter. They are loaded from a copy in memory that nobody can change, so the plugin does not find libraries that
+    /// lie beside its file (`$ORIGIN`).
+    ///
+    /// # Errors
+    /// As [`Plugin::open`].
+    pub fn open_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self, LoadError> {
+        let path = path.as_ref();
+        let header = header_of_elf(bytes).map_err(|reason| LoadError::NotAPlugin { path: path.into(), reason })?;
+        let copy = sealed(bytes).map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+        // Stays open: the dynamic linker knows the library by this name, which another copy must not get.
+        let name = format!("/proc/self/fd/{}", copy.into_raw_fd());
+        Self::load(path, &header, Path::new(&name))
+    }
+
+    /// Loads the plugin at `path` from `file`, after its header was found to fit.
+    fn load(path: &Path, header: &Header, file: &Path) -> Result<Self, LoadError> {
+        let mismatches = mismatches(header, &Header::of_host());
         if !mismatches.is_empty() {
             return Err(LoadError::Incompatible { path: path.into(), mismatches });
         }
-        let entry = link(path, &header)?;
-        if let Some(layout) = entry.layout {
-            check_layout(path, &header, layout)?;
+        let entry = link(path, header, file)?;
+        // SAFETY: the header says that the symbol is an `Entry`; what it refers to is looked at only if it is there.
+        let (layout, table) = unsafe { ((&raw const (*entry).layout).read(), &raw const (*entry).vtable) };
+        check_layout(path, header, layout)?;
+        // SAFETY: the table is that of this version of the protocol, or null.
+        if let Some(function) = unsafe { absent_function(table.cast(), "PluginVtable") } {
+            return Err(LoadError::NoFunction { path: path.into(), function });
         }
-        Self::start(path, &header, entry.vtable).map_err(|source| LoadError::Start { path: path.into(), source })
+        // SAFETY: the table is there.
+        let vtable = unsafe { table.read() };
+        Self::start(path, header, vtable).map_err(|source| LoadError::Start { path: path.into(), source })
     }
 
     fn start(path: &Path, header: &Header, vtable: PluginVtableRef) -> Result<Self> {
@@ -88,9 +126,11 @@ impl Plugin {
     pub fn reward(&self, config: &Value, init: &RewardInit) -> Result<Box<dyn Reward>> {
         let (config, init) = (config.to_string(), json(init)?);
         let function = self.vtable.reward();
-        let object = make(|place| {
+        let object = make(|place: *mut RewardObject| {
             // SAFETY: the layout was checked, and `place` holds a reward.
-            self.call(|out| unsafe { function(config.as_str().into(), init.as_str().into(), place, out) })
+            self.call(|out| unsafe { function(config.as_str().into(), init.as_str().into(), place, out) })?;
+            // SAFETY: a function that returns no error has written the object.
+            unsafe { check_functions((&raw const (*place).vtable).cast(), "RewardVtable") }
         })?;
         // SAFETY: the plugin has just made the object for us.
         Ok(Box::new(unsafe { ForeignReward::new(object) }?))
@@ -103,9 +143,11 @@ impl Plugin {
     pub fn sampler(&self, config: &Value) -> Result<Box<dyn Sampler>> {
         let config = config.to_string();
         let function = self.vtable.sampler();
-        let object = make(|place| {
+        let object = make(|place: *mut SamplerObject| {
             // SAFETY: the layout was checked, and `place` holds a sampler.
-            self.call(|out| unsafe { function(config.as_str().into(), place, out) })
+            self.call(|out| unsafe { function(config.as_str().into(), place, out) })?;
+            // SAFETY: a function that returns no error has written the object.
+            unsafe { check_functions((&raw const (*place).vtable).cast(), "SamplerVtable") }
         })?;
         // SAFETY: the plugin has just made the object for us.
         Ok(Box::new(unsafe { ForeignSampler::new(object) }?))
@@ -160,23 +202,28 @@ fn make<T>(fill: impl FnOnce(*mut T) -> Result<()>) -> Result<T> {
     Ok(unsafe { place.assume_init() })
 }
 
-/// Loads the library and finds its entry.
-fn link(path: &Path, header: &Header) -> Result<&'static Entry, LoadError> {
-    // A bare file name would be searched for in the system's folders.
-    let file = path.canonicalize().map_err(|source| LoadError::Unreadable { path: path.into(), source })?;
+/// A file in memory with this content, which cannot change any more.
+fn sealed(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("advdmd-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// Loads the library of the plugin at `path` from `file`, and finds its entry.
+fn link(path: &Path, header: &Header, file: &Path) -> Result<*const Entry, LoadError> {
     // RTLD_NOW: a symbol that is missing should fail here, with its name, and not in the middle of a run.
     // SAFETY: loading runs the library's constructors. The header says that it is a plugin for this host, and a plugin
     // has the rights of the process by design.
-    let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| link_error(path, &file, &error))?;
+    let library =
+        unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| link_error(path, file, &error))?;
     // SAFETY: the header says that the symbol is an `Entry`, whose layout this version of the protocol fixes.
     let entry = unsafe { library.get::<*const Entry>(header.entry()) }.map(Symbol::into_raw);
     // Never unloaded: objects, log and libtorch may refer to its code until the process ends.
     std::mem::forget(library);
-    let no_entry = || LoadError::NoEntry { path: path.into(), symbol: header.entry().to_owned() };
-    let entry = entry.map_err(|_| no_entry())?.cast::<Entry>();
-    // SAFETY: as above; the library is never unloaded.
-    unsafe { entry.as_ref() }.ok_or_else(no_entry)
+    let entry = entry.ok().filter(|entry| !entry.is_null()).map(<*mut _>::cast::<Entry>);
+    let entry = entry.ok_or_else(|| LoadError::NoEntry { path: path.into(), symbol: header.entry().to_owned() })?;
+    Ok(entry)
 }
 
 /// The dynamic linker's message, with a library that is not found told apart.
@@ -192,22 +239,76 @@ fn link_error(path: &Path, file: &Path, error: &libloading::Error) -> LoadError 
     }
 }
 
+/// Where a table begins, in what a reference to one points to: behind two words of `abi_stable`'s.
+const TABLE: usize = offset_of!(WithMetadata<PluginVtable>, value);
+
+/// Name of the first function that a table lacks, or of the table where it is missing altogether: both can be written in C.
+///
+/// # Safety
+/// `reference` is where a reference to a table of that name lies, or null in its place.
+unsafe fn absent_function(reference: *const *const *const c_void, table: &str) -> Option<String> {
+    // SAFETY: the caller's.
+    let found = unsafe { *reference };
+    if found.is_null() {
+        return Some(table.to_owned());
+    }
+    let known = layouts().into_iter().find(|layout| layout.name == table)?;
+    let is_null = |offset: usize| {
+        // SAFETY: the table holds a function, or null in its place, at the offset of each field.
+        unsafe { found.byte_add(TABLE + offset).read().is_null() }
+    };
+    let name = known.fields.iter().find(|(_, offset)| is_null(*offset)).map(|(name, _)| name)?;
+    Some(format!("{table}.{name}"))
+}
+
+/// The same as an error of the component that the table belongs to.
+///
+/// # Safety
+/// As [`absent_function`].
+unsafe fn check_functions(reference: *const *const *const c_void, table: &str) -> Result<()> {
+    // SAFETY: the caller's.
+    match unsafe { absent_function(reference, table) } {
+        Some(function) => Err(Error::failed(format!("the plugin gave no function `{function}`"))),
+        None => Ok(()),
+    }
+}
+
 /// Compares a plugin's functions with the host's, type by type.
-fn check_layout(path: &Path, header: &Header, layout: &'static TypeLayout) -> Result<(), LoadError> {
-    check_layout_compatibility(<PluginVtableRef as StableAbi>::LAYOUT, layout).map_err(|errors| {
-        tracing::debug!("{}: differences between the plugin's layout and the host's: {errors}", path.display());
-        LoadError::Layout {
-            path: path.into(),
-            place: place(&errors),
-            plugin: header.sdk().to_owned(),
-            host: Header::of_host().sdk().to_owned(),
-        }
+fn check_layout(path: &Path, header: &Header, layout: Option<&'static TypeLayout>) -> Result<(), LoadError> {
+    let Some(layout) = layout else {
+        // C has nothing to describe its types with; the version of the protocol is its word for them.
+        let is_c = header.sdk().is_empty() && header.rustc().is_empty();
+        let error = || LoadError::NoLayout { path: path.into(), sdk: header.sdk().to_owned() };
+        return if is_c { Ok(()) } else { Err(error()) };
+    };
+    let ours = <PluginVtableRef as StableAbi>::LAYOUT;
+    // The tables of the newer side may have more functions; abi_stable expects that of its second argument.
+    let plugin_is_older = header.protocol() < Header::of_host().protocol();
+    let (fewer, more) = if plugin_is_older { (layout, ours) } else { (ours, layout) };
+    // What it keeps from check to check would compare plugins with each other.
+    let Err(found) = check_layout_compatibility_with_globals(fewer, more, &CheckingGlobals::new()) else {
+        return Ok(());
+    };
+    // The protocol has a version of its own, so that of the SDK does not count.
+    let counts = |error: &&AbiInstabilityError| {
+        error.errs.iter().any(|cause| !matches!(cause, AbiInstability::PackageVersion(_)))
+    };
+    let errors: Vec<_> = found.errors.iter().filter(counts).collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    tracing::debug!("{}: differences between the plugin's layout and the host's: {found}", path.display());
+    Err(LoadError::Layout {
+        path: path.into(),
+        place: place(&errors),
+        plugin: header.sdk().to_owned(),
+        host: Header::of_host().sdk().to_owned(),
     })
 }
 
 /// Where the deepest difference is, as the names of fields and functions on the way there.
-fn place(errors: &AbiInstabilityErrors) -> String {
-    let deepest = errors.errors.iter().map(|error| &error.stack_trace).max_by_key(|trace| trace.len());
+fn place(errors: &[&AbiInstabilityError]) -> String {
+    let deepest = errors.iter().map(|error| &error.stack_trace).max_by_key(|trace| trace.len());
     let names = deepest.into_iter().flatten().map(|step| match step.expected {
         TLFieldOrFunction::Field(field) => field.name(),
         TLFieldOrFunction::Function(function) => function.name.as_str(),
@@ -224,7 +325,6 @@ fn place(errors: &AbiInstabilityErrors) -> String {
 mod tests {
     use super::*;
     use crate::abi::Sink;
-    use crate::abi::reward::RewardObject;
     use abi_stable::std_types::RStr;
 
     /// [`PluginVtable`](crate::abi::PluginVtable) with one type changed.
@@ -247,9 +347,41 @@ mod tests {
     #[test]
     fn a_different_layout_is_refused_in_one_line() {
         let path = Path::new("libother.so");
-        assert!(check_layout(path, &Header::of_host(), <PluginVtableRef as StableAbi>::LAYOUT).is_ok());
-        let error = check_layout(path, &Header::of_host(), <OtherRef as StableAbi>::LAYOUT).unwrap_err().to_string();
+        let check = |layout| check_layout(path, &Header::of_host(), Some(layout));
+        assert!(check(<PluginVtableRef as StableAbi>::LAYOUT).is_ok());
+        let error = check(<OtherRef as StableAbi>::LAYOUT).unwrap_err().to_string();
         let expected = "libother.so: its functions are laid out differently (at `set_log_level.level`; ";
         assert!(error.starts_with(expected) && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
+    fn only_c_may_leave_its_functions_undescribed() {
+        let path = Path::new("libmine.so");
+        let mut header = Header::of_host();
+        let error = check_layout(path, &header, None).unwrap_err().to_string();
+        let expected =
+            "libmine.so: its entry does not describe its functions, as those of every plugin that is built with";
+        assert!(error.starts_with(expected) && error.lines().count() == 1, "{error}");
+        // What a header in C says: no SDK and no rustc.
+        header.sdk.fill(0);
+        assert!(check_layout(path, &header, None).is_err());
+        header.rustc.fill(0);
+        assert!(check_layout(path, &header, None).is_ok());
+    }
+
+    #[test]
+    fn a_function_that_is_null_is_named() {
+        let name = |words: &[usize]| {
+            let table = words.as_ptr().cast::<*const c_void>();
+            // SAFETY: each word stands for a function that is not called.
+            unsafe { absent_function(&raw const table, "SamplerVtable") }
+        };
+        // abi_stable's two words, then release, sigmas, transition, preserves_marginals, order.
+        assert_eq!(name(&[0, 0, 1, 1, 1, 1, 1]), None);
+        assert_eq!(name(&[0, 0, 1, 1, 0, 1, 1]).as_deref(), Some("SamplerVtable.transition"));
+        let none = std::ptr::null::<*const c_void>();
+        // SAFETY: as above; there is no table.
+        let absent = unsafe { absent_function(&raw const none, "SamplerVtable") };
+        assert_eq!(absent.as_deref(), Some("SamplerVtable"));
     }
 }
