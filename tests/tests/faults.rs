@@ -332,3 +332,13 @@ fn a_crash_in_the_run_costs_what_came_after_the_newest_checkpoint() {
         assert_eq!(contents(&resumed), contents(&undisturbed), "{how}");
     }
 }
+
+#[test]
+fn a_locked_run_gives_its_processes_the_same_lock() {
+    let runs = runs();
+    configure(&runs, "how = \"well\"\nisolation = \"process\"");
+    let output = runs.0.run(&["plugins", "pin", "run.toml"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = runs.train("out", &["--locked"]);
+    assert!(output.status.success(), "{}", text(&output));
+}

@@ -12,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::memory::Lent;
 use super::wire::{self, Batch, Make, Place, Reply, Request};
-use crate::registry::Registry;
+use crate::registry::{Lock, Registry};
 use crate::{Error, Result};
 
 /// Serves one reward until the run hangs up. What a program that makes rewards with this library does where its first argument
@@ -65,12 +65,17 @@ fn made(make: &Make) -> advdmd_sdk::Result<Box<dyn Reward>> {
     tch::set_num_threads(make.threads);
     let registry = match &make.plugin {
         None => Registry::linked(),
-        Some((path, sha256)) => Registry::of_files(std::slice::from_ref(path)).and_then(|registry| {
-            if registry.files().iter().any(|file| file.sha256 != *sha256) {
-                return Err(Error::failed(format!("{} has changed since the run loaded it", path.display())));
+        Some((path, sha256)) => {
+            if make.locked {
+                Lock::bind_to(sha256);
             }
-            Ok(registry)
-        }),
+            Registry::of_files(std::slice::from_ref(path)).and_then(|registry| {
+                if registry.files().iter().any(|file| file.sha256 != *sha256) {
+                    return Err(Error::failed(format!("{} has changed since the run loaded it", path.display())));
+                }
+                Ok(registry)
+            })
+        }
     };
     let made = registry.and_then(|registry| registry.reward(&make.component, &make.init));
     made.map_err(|error| match error {

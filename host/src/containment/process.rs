@@ -16,7 +16,7 @@ use super::memory::Shared;
 use super::wire::{self, Batch, LONGEST_LINE, Make, Place, Reply, Request};
 use crate::config::Component;
 use crate::interrupt;
-use crate::registry::{Provider, Registry};
+use crate::registry::{Lock, Provider, Registry};
 use crate::{Error, Result};
 
 /// How often a waiting run looks whether it was asked to stop, or its time is over.
@@ -86,6 +86,7 @@ impl Isolated {
         };
         let make = Request::Make(Box::new(Make {
             plugin,
+            locked: Lock::in_force().is_some(),
             component: component.clone(),
             init: RewardInit { device: Device::Cpu, ..init.clone() },
             threads: tch::get_num_threads(),

@@ -25,6 +25,8 @@ pub enum Request {
 pub struct Make {
     /// The plugin's file and its SHA-256; `None` for a component of the program.
     pub plugin: Option<(PathBuf, String)>,
+    /// Whether the run may load no other content than that.
+    pub locked: bool,
     /// `type` and the plugin's keys.
     pub component: Component,
     /// What the plugin is told.

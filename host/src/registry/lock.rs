@@ -47,7 +47,7 @@ pub struct LinkedComponents {
 }
 
 /// A plugin file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedPlugin {
     /// Name of the file.
@@ -124,8 +124,16 @@ static IN_FORCE: OnceLock<Lock> = OnceLock::new();
 
 impl Lock {
     /// The lock that this process is bound to, if it is.
-    pub(super) fn in_force() -> Option<&'static Self> {
+    pub(crate) fn in_force() -> Option<&'static Self> {
         IN_FORCE.get()
+    }
+
+    /// From now on this process loads no plugin but the one of this content: what the process of a locked run's reward is bound
+    /// to.
+    pub(crate) fn bind_to(sha256: &str) {
+        let plugin = LockedPlugin { sha256: sha256.to_owned(), ..LockedPlugin::default() };
+        // Once bound, it stays so.
+        let _ = IN_FORCE.set(Self { format: FORMAT, linked: None, plugins: vec![plugin] });
     }
 
     /// Whether a file of this content is in it.
