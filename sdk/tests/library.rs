@@ -220,6 +220,8 @@ fn other_fields_get_a_line_each() {
         assert_eq!(fields, ["target", "libtorch"]);
         println!("{}", Plugin::open(&older).unwrap_err());
     }
+    // A header in C names no target; the ELF file does.
+    assert!(Plugin::open(edited("libnotarget.so", |bytes| replace_field(bytes, &target, ""))).is_ok());
     // Newer minor versions of the protocol, other versions of SDK and rustc: the edge is C's.
     let minor = edited("libminor.so", |bytes| {
         let at = find(bytes, &MAGIC) + 14;

@@ -314,9 +314,9 @@ fn the_users_folder_is_searched() {
 
 /// The program without the right of root to read everything.
 fn powerless(advdmd: &Installation, args: &[&str]) -> Output {
-    let ours = advdmd.command(args);
+    let mut ours = advdmd.command(args);
     if fs::File::open(advdmd.folder().join("plugins/libunreadable.so")).is_err() {
-        return { ours }.output().unwrap();
+        return ours.output().unwrap();
     }
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(ours.get_program()).args(ours.get_args());
