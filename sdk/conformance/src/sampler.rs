@@ -53,7 +53,7 @@ pub(crate) fn check(subject: &Subject<'_>) -> Report {
         examiner.skip(&CHECKS[2..], "its transitions are none (`transition`)");
     }
     #[cfg(feature = "torch")]
-    state.examine(&mut examiner, &mut || call(sampler));
+    state.examine(&mut examiner, &mut |_| call(sampler));
     #[cfg(not(feature = "torch"))]
     examiner.skip(&REST[..4], crate::WITHOUT_TORCH);
     examiner.check("memory", || memory::examine(0, || call(sampler)));

@@ -29,11 +29,12 @@ impl State {
         Self { default_dtype: default_dtype(), threads: tch::get_num_threads() }
     }
 
-    /// Calls `body`, which calls each method of the component, and looks at what it leaves behind.
-    pub(crate) fn examine(&self, examiner: &mut Examiner, body: &mut dyn FnMut() -> Result<()>) {
+    /// Calls `body`, which calls each method of the component that makes sense with or without gradients, and looks at what it
+    /// leaves behind.
+    pub(crate) fn examine(&self, examiner: &mut Examiner, body: &mut dyn FnMut(bool) -> Result<()>) {
         examiner.check("grad_mode", || {
             let earlier = take_switched_grad_mode();
-            let without = tch::no_grad(&mut *body);
+            let without = tch::no_grad(|| body(false));
             let during = take_switched_grad_mode();
             without?;
             if earlier || during {
@@ -50,7 +51,7 @@ impl State {
             tch::manual_seed(11);
             let untouched = draw();
             tch::manual_seed(11);
-            body()?;
+            body(true)?;
             if draw() != untouched {
                 return fail(
                     "libtorch's global generator as it was: the numbers that follow a call are those of the seed",
@@ -61,7 +62,7 @@ impl State {
             ok("untouched")
         });
         examiner.check("default_dtype", || {
-            body()?;
+            body(true)?;
             let (found, before) = (default_dtype(), self.default_dtype);
             if found != before {
                 let advice = "give each new tensor its type, and leave libtorch's default alone";
@@ -70,7 +71,7 @@ impl State {
             ok(format!("{found:?}"))
         });
         examiner.check("threads", || {
-            body()?;
+            body(true)?;
             let (found, before) = (tch::get_num_threads(), self.threads);
             if found != before {
                 tch::set_num_threads(before);

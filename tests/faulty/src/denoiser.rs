@@ -140,7 +140,7 @@ impl Denoiser for Network {
             .f_add(&sigma.f_view([batch, 1, 1])?)?;
         let early = !request.velocity && self.how == How::Taps;
         let deepest = request.taps.iter().max().map_or(0, |&tap| tap + 1);
-        let blocks = if request.velocity { depth } else { deepest };
+        let blocks = if request.velocity { depth } else { deepest.min(depth) };
         let mut states = Vec::with_capacity(depth);
         for at in 0..blocks {
             // The fault: the last block of an early exit is left out.

@@ -49,7 +49,7 @@ impl Sampler for FaultySampler {
             return Err(Error::invalid("steps: expected 1 or more, found 0"));
         }
         if self.how == How::Leaks {
-            std::mem::forget(vec![1_u8; 1 << 15]);
+            std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 15]));
         }
         let last = if self.how == How::EndsAboveZero { 0.1 } else { 0.0 };
         Ok((0..=steps).map(|step| 1.0 - (1.0 - last) * step as f64 / steps as f64).collect())

@@ -50,10 +50,10 @@ pub(crate) fn check(subject: &Subject<'_>) -> Report {
         examiner.skip(&CHECKS, "its shapes are none (`spec`)");
         return examiner.finish();
     }
-    let encoded = examiner.check("encode_text", || model::encode_text(backbone, &spec));
+    examiner.check("encode_text", || model::encode_text(backbone, &spec));
     examiner.check("encode_images", || model::encode_images(backbone, &spec));
     examiner.check("decode_latents", || model::decode_latents(backbone, &spec));
-    let bench = encoded.then(|| Bench::new(backbone, &spec).ok()).flatten();
+    let bench = Bench::new(backbone, &spec).ok();
     let predicts = examiner.check("velocity", || model::velocity(backbone, bench.as_ref()));
     let Some(bench) = bench.filter(|_| predicts) else {
         examiner.skip(&CHECKS[4..], "it predicts nothing (above)");
@@ -64,7 +64,7 @@ pub(crate) fn check(subject: &Subject<'_>) -> Report {
     examiner.check("refuses", || model::refuses(backbone, &bench));
     tuning::examine(backbone, &bench, &mut examiner);
     let teacher = backbone.denoiser(&Tuning::Frozen, 0);
-    state.examine(&mut examiner, &mut || {
+    state.examine(&mut examiner, &mut |_| {
         let fresh = subject.backbone_of(&subject.config)?;
         let conditioning = fresh.encode_text(&bench.prompts())?;
         drop(fresh.decode_latents(&fresh.encode_images(&images(&spec, 1))?)?);

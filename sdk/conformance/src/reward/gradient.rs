@@ -86,8 +86,11 @@ fn gradient(reward: &mut dyn Reward, needs: &Needs, samples: &Samples) -> Verdic
         })?;
         scored.ok_or_else(|| advdmd_sdk::Error::invalid("`score_differentiable` gave no tensor"))
     };
+    // Samples of different weight: scores that are differences to a mean have a sum of 0.
+    let weights = Tensor::f_arange_start(1, samples.len() as i64 + 1, (Kind::Double, tch::Device::Cpu))?;
+    let weighted = |scores: &Tensor| scores.f_to_kind(Kind::Double)?.f_dot(&weights);
     let total = |reward: &mut dyn Reward, x: &Tensor| -> Result<f64> {
-        Ok(tch::no_grad(|| score(reward, x))?.f_sum(Kind::Double)?.double_value(&[]))
+        Ok(weighted(&tch::no_grad(|| score(reward, x))?)?.double_value(&[]))
     };
 
     let single = array.tensor();
@@ -102,7 +105,7 @@ fn gradient(reward: &mut dyn Reward, needs: &Needs, samples: &Samples) -> Verdic
     if !scored.requires_grad() {
         return fail(format!("scores with gradients to the {name}"), "scores without", advice);
     }
-    let value = scored.f_sum(Kind::Double)?;
+    let value = weighted(&scored)?;
     value.f_backward()?;
     let gradient = leaf.grad();
     if !gradient.defined() || gradient.f_abs()?.f_max()?.double_value(&[]) == 0.0 {

@@ -138,13 +138,13 @@ fn torch(
     gradient::examine(subject, reward, needs, examiner);
     learner::examine(subject, needs, examiner);
     let samples = ordinary(subject, needs, 2);
-    state.examine(examiner, &mut || {
+    state.examine(examiner, &mut |gradients| {
         let mut fresh = subject.reward(SEED)?;
         scores(&mut *fresh, &samples)?;
         if needs.differentiable || needs.scores_on_device {
             samples.lend(|batch| fresh.score_differentiable(batch))?;
         }
-        if let Some(learner) = fresh.learner() {
+        if gradients && let Some(learner) = fresh.learner() {
             samples.lend(|batch| learner.discriminator_loss(batch, batch))?;
             samples.lend(|batch| learner.generator_loss(batch).map(drop))?;
         }
