@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use advdmd_conformance::{Outcome, Report, check_file};
 use advdmd_sdk::Kind;
-use advdmd_tests::{Script, faulty, plugin};
+use advdmd_tests::{CONFIG, Installation, Script, TINY, faulty, plugin};
 use serde_json::{Value, json};
 
 fn golden(path: &str) -> PathBuf {
@@ -144,6 +144,61 @@ fn each_check_of_backbones_finds_its_fault() {
     ] {
         backbone(fault, &[fault]);
     }
+}
+
+/// The program says the same, and its exit code is 1 where a check fails.
+#[test]
+fn the_command_line_runs_the_same_checks() {
+    let advdmd = Installation::with(&["sampler_flow"]);
+    let library = faulty();
+    let check = |kind: &str, component: &str| {
+        let args = ["check", kind, component, "--plugin-path", library.to_str().unwrap(), "--json", "report.json"];
+        let output = advdmd.run(&args);
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        let report: Report =
+            serde_json::from_slice(&std::fs::read(advdmd.folder().join("report.json")).unwrap()).unwrap();
+        (output.status.code(), text, report)
+    };
+    let (code, text, report) = check("sampler", "type=sde-cps,eta=0.5");
+    assert!(code == Some(0) && report.passed(), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("  ")).count(), report.checks.len(), "{text}");
+    let (code, text, report) = check("reward", "type=faulty-reward,how=length");
+    assert!(code == Some(1) && !report.passed(), "{text}");
+    assert!(text.contains("length             FAILED   expected 4 scores for a batch of four"), "{text}");
+    assert!(text.contains("reward `faulty-reward` fails 1 of"), "{text}");
+    let (code, text, _) = check("backbone", "type=faulty-backbone,how=taps");
+    assert!(code == Some(1) && text.contains("(early exit)"), "{text}");
+    let unknown = advdmd.run(&["check", "reward", "type=nowhere"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", String::from_utf8_lossy(&unknown.stderr));
+}
+
+/// A run does not cut the groups of a reward that compares their samples.
+#[test]
+fn a_groupwise_reward_is_given_whole_groups() {
+    let advdmd = Installation::new(
+        &["sampler_flow", "reward_adversarial", "backbone_digits"]
+            .map(plugin)
+            .into_iter()
+            .chain([faulty()])
+            .collect::<Vec<_>>(),
+    );
+    advdmd.write("run.toml", CONFIG);
+    let train = |micro_batch: usize| {
+        let micro_batch = format!("batch.micro_batch={micro_batch}");
+        let rewards = "reward=[{ type = \"faulty-reward\", how = \"groupwise\", weight = 1.0 }]";
+        let mut args = vec!["train", "run.toml", "--out", "run", "--fast-dev-run", "--set", rewards];
+        for set in ["batch.groups=2", "batch.group_size=4", &micro_batch].iter().chain(&TINY) {
+            args.extend(["--set", set]);
+        }
+        let output = advdmd.run(&args);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = train(6);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("expected a multiple of batch.group_size = 4, found 6"), "{text}");
+    assert!(text.contains("set batch.micro_batch = 8"), "{text}");
+    let (code, text) = train(4);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 /// Checks a component of a shipped plugin.

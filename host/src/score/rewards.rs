@@ -129,6 +129,7 @@ impl Chosen {
         let lacking = match (&needs.features, needs.latents) {
             (Some(_), _) => Some("features of a diffusion network"),
             (None, true) => Some("latents"),
+            (None, false) if needs.groupwise => Some("whole groups of a prompt"),
             (None, false) => None,
         };
         if let Some(what) = lacking {

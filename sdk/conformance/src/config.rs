@@ -124,7 +124,8 @@ fn missing_key(subject: &Subject<'_>, schema: &Value) -> Verdict {
     for key in &required {
         let mut config = subject.config.clone();
         config.as_object_mut().map(|table| table.remove(*key));
-        let advice = "no `#[serde(default)]` on a key that the schema requires; or let the schema say that it may be left out";
+        let advice =
+            "no `#[serde(default)]` on a key that the schema requires; or let the schema say that it may be left out";
         refused(subject, &config, key, "missing", advice)?;
     }
     ok(format!("refused without {}", required.join(", ")))

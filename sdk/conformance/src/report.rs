@@ -210,11 +210,14 @@ mod tests {
         assert!(!report.passed() && report.failed().count() == 2);
         let text = report.to_string();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[..3], [
-            "reward `mine`",
-            "  first   ok       3 calls",
-            "  second  FAILED   expected one; found two three; to mend it: count"
-        ]);
+        assert_eq!(
+            lines[..3],
+            [
+                "reward `mine`",
+                "  first   ok       3 calls",
+                "  second  FAILED   expected one; found two three; to mend it: count"
+            ]
+        );
         assert!(lines[3].contains("a panic: no more") && lines[4].contains("skipped  it learns nothing"));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["checks"][1]["outcome"], "failed");

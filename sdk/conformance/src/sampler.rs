@@ -8,8 +8,7 @@ use crate::memory;
 use crate::report::{Examiner, Report, Verdict, advice_on, described, fail, ok, skip};
 use crate::subject::Subject;
 
-const CHECKS: [&str; 7] =
-    ["sigmas", "transition", "last_step", "refuses", "x0_coefficient", "noise_level", "order"];
+const CHECKS: [&str; 7] = ["sigmas", "transition", "last_step", "refuses", "x0_coefficient", "noise_level", "order"];
 /// Those that need libtorch, and `memory`.
 const REST: [&str; 5] = ["grad_mode", "rng_state", "default_dtype", "threads", "memory"];
 

@@ -96,9 +96,7 @@ impl Samples {
         let mut array = |of: [i64; 3], pixels: bool| {
             Array::new(shape(of), || match content {
                 Content::Constant(value) => value,
-                Content::Random(shift) if pixels => {
-                    (0.2 + 0.6 * random.uniform() + 0.2 * shift).clamp(0.0, 1.0)
-                }
+                Content::Random(shift) if pixels => (0.2 + 0.6 * random.uniform() + 0.2 * shift).clamp(0.0, 1.0),
                 Content::Random(shift) => random.normal() + shift,
             })
         };
@@ -109,7 +107,9 @@ impl Samples {
         let mut features: Vec<_> = (0..taps).map(|_| array([spec.feature_channels, h, w], false)).collect();
         if let Content::Random(shift) = content {
             // A shift of all channels alike is what a normalisation takes out.
-            features.iter_mut().for_each(|map| alternate(map, shift));
+            for map in &mut features {
+                alternate(map, shift);
+            }
         }
         let sigma = (0..count).map(|at| match needs.scope {
             advdmd_sdk::Scope::Final => 0.0,

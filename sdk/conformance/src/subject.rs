@@ -60,12 +60,7 @@ impl<'a> Subject<'a> {
                     "" => "none".to_owned(),
                     version => version.to_owned(),
                 };
-                format!(
-                    "{} {}, protocol {}, libtorch {libtorch}",
-                    header.name(),
-                    header.version(),
-                    header.protocol()
-                )
+                format!("{} {}, protocol {}, libtorch {libtorch}", header.name(), header.version(), header.protocol())
             }
             Source::Linked => "linked into this program".to_owned(),
         }

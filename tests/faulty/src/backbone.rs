@@ -122,8 +122,7 @@ impl Backbone for Made {
     }
 
     fn denoiser(&self, tuning: &Tuning, _seed: u64) -> Result<Box<dyn Denoiser>> {
-        let base =
-            if self.how == How::LoraShares { self.base.copy(false)? } else { self.base.shared() };
+        let base = if self.how == How::LoraShares { self.base.copy(false)? } else { self.base.shared() };
         Ok(Box::new(match tuning {
             Tuning::Frozen => Network::frozen(self.how, base),
             Tuning::Lora { rank, alpha, targets } => {

@@ -134,10 +134,8 @@ impl Denoiser for Network {
         let (batch, channels, h, w) = x.size4()?;
         let tokens = x.f_view([batch, channels, h * w])?.f_transpose(1, 2)?;
         let text = conditioning.context.f_mean_dim(1, true, Kind::Float)?;
-        let mut tokens = tokens
-            .f_linear(self.weight(0), None::<&Tensor>)?
-            .f_add(&text)?
-            .f_add(&sigma.f_view([batch, 1, 1])?)?;
+        let mut tokens =
+            tokens.f_linear(self.weight(0), None::<&Tensor>)?.f_add(&text)?.f_add(&sigma.f_view([batch, 1, 1])?)?;
         let early = !request.velocity && self.how == How::Taps;
         let deepest = request.taps.iter().max().map_or(0, |&tap| tap + 1);
         let blocks = if request.velocity { depth } else { deepest.min(depth) };

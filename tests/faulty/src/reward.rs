@@ -83,7 +83,8 @@ impl Made {
         };
         let all = [1, 2, 3].as_slice();
         let size = x.size();
-        let ramp = Tensor::f_linspace(0.5, 1.5, size[2] * size[3], (x.kind(), x.device()))?.f_view([size[2], size[3]])?;
+        let ramp =
+            Tensor::f_linspace(0.5, 1.5, size[2] * size[3], (x.kind(), x.device()))?.f_view([size[2], size[3]])?;
         let scores = x.f_mul(&ramp)?.f_square()?.f_mean_dim(all, false, x.kind())?;
         let contrast = || x.f_amax(all, false)?.f_sub(&x.f_amin(all, false)?);
         Ok(match self.how {
@@ -92,9 +93,7 @@ impl Made {
             }
             How::Finite => scores.f_div(&contrast()?)?,
             How::Deterministic => scores.f_add_scalar(f64::from(self.before))?,
-            How::Permutation => {
-                scores.f_add(&Tensor::f_arange(size[0], (x.kind(), x.device()))?.f_remainder(2)?)?
-            }
+            How::Permutation => scores.f_add(&Tensor::f_arange(size[0], (x.kind(), x.device()))?.f_remainder(2)?)?,
             How::BatchSplit | How::Groupwise if scores.numel() > 0 => scores.f_sub(&scores.f_mean(x.kind())?)?,
             _ if misread => scores.f_mul_scalar(2.0)?,
             _ => scores,

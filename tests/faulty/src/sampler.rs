@@ -58,7 +58,9 @@ impl Sampler for FaultySampler {
     fn transition(&self, sigmas: &[f64], step: usize) -> Result<Transition> {
         let falling = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
         if self.how != How::PanicsBeyondTheEnd && !(falling && step + 1 < sigmas.len()) {
-            return Err(Error::invalid(format!("expected falling sigmas and a step of them, found {step} of {sigmas:?}")));
+            return Err(Error::invalid(format!(
+                "expected falling sigmas and a step of them, found {step} of {sigmas:?}"
+            )));
         }
         let (s, next) = (sigmas[step], sigmas[step + 1]);
         let last = step + 2 == sigmas.len();

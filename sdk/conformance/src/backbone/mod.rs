@@ -66,7 +66,7 @@ pub(crate) fn check(subject: &Subject<'_>) -> Report {
     let teacher = backbone.denoiser(&Tuning::Frozen, 0);
     state.examine(&mut examiner, &mut |_| {
         let fresh = subject.backbone_of(&subject.config)?;
-        let conditioning = fresh.encode_text(&bench.prompts())?;
+        let conditioning = fresh.encode_text(&PROMPTS)?;
         drop(fresh.decode_latents(&fresh.encode_images(&images(&spec, 1))?)?);
         let student = fresh.denoiser(&LORA, 1)?;
         student.predict(&bench.x, &bench.sigma, &conditioning, Request { velocity: true, taps: &[0] }).map(drop)
@@ -104,10 +104,6 @@ impl Bench {
             conditioning: backbone.encode_text(&PROMPTS)?,
             spec: spec.clone(),
         })
-    }
-
-    fn prompts(&self) -> [&'static str; 2] {
-        PROMPTS
     }
 
     fn predict(&self, denoiser: &dyn Denoiser, request: Request<'_>) -> Result<advdmd_sdk::Prediction> {

@@ -18,7 +18,9 @@ pub(super) fn spec(spec: &BackboneSpec) -> Verdict {
         let advice = "fill the spec from the model that was loaded";
         return fail("sizes of at least 1, images of 3 channels, a depth of at least 1", format!("{spec:?}"), advice);
     }
-    ok(format!("latents {latent_shape:?}, images {image_shape:?}, {depth} blocks of {feature_channels} x {feature_grid:?}"))
+    ok(format!(
+        "latents {latent_shape:?}, images {image_shape:?}, {depth} blocks of {feature_channels} x {feature_grid:?}"
+    ))
 }
 
 pub(super) fn encode_text(backbone: &dyn Backbone, spec: &BackboneSpec) -> Verdict {
@@ -31,7 +33,9 @@ pub(super) fn encode_text(backbone: &dyn Backbone, spec: &BackboneSpec) -> Verdi
         [Some(context), pooled.as_ref(), mask.as_ref()].map(|tensor| tensor.map(Tensor::shallow_clone))
     };
     let ranks = [3, 2, 2];
-    for (((name, rank), all), alone) in ["context", "pooled", "mask"].iter().zip(ranks).zip(parts(&all)).zip(parts(&alone)) {
+    for (((name, rank), all), alone) in
+        ["context", "pooled", "mask"].iter().zip(ranks).zip(parts(&all)).zip(parts(&alone))
+    {
         let (Some(all), Some(alone)) = (&all, &alone) else {
             if all.is_some() == alone.is_some() {
                 continue;
@@ -41,10 +45,16 @@ pub(super) fn encode_text(backbone: &dyn Backbone, spec: &BackboneSpec) -> Verdi
         };
         if all.dim() != rank || all.size()[0] != prompts.len() as i64 || !finite(all) {
             let advice = "one row a prompt: context [B, L, D], pooled [B, P], mask [B, L]";
-            return fail(format!("a finite `{name}` of {rank} dimensions and 4 rows"), format!("{:?}", all.size()), advice);
+            return fail(
+                format!("a finite `{name}` of {rank} dimensions and 4 rows"),
+                format!("{:?}", all.size()),
+                advice,
+            );
         }
         // Rows are kept one by one and put together again, so their shape may not hang on the other prompts.
-        if all.size()[1..] != alone.size()[1..] || apart(&all.narrow(0, 0, 1).to_kind(Kind::Float), &alone.to_kind(Kind::Float)) > 1e-4 {
+        if all.size()[1..] != alone.size()[1..]
+            || apart(&all.narrow(0, 0, 1).to_kind(Kind::Float), &alone.to_kind(Kind::Float)) > 1e-4
+        {
             return fail(
                 format!("the row of a prompt in `{name}` to be the same in any company"),
                 format!("{:?} among four, {:?} alone, or other numbers", all.size(), alone.size()),
@@ -55,7 +65,11 @@ pub(super) fn encode_text(backbone: &dyn Backbone, spec: &BackboneSpec) -> Verdi
     if let Some(mask) = &all.mask
         && mask.kind() != Kind::Bool
     {
-        return fail("a Boolean mask", format!("{:?}", mask.kind()), "compare the token ids, or convert to `Kind::Bool`");
+        return fail(
+            "a Boolean mask",
+            format!("{:?}", mask.kind()),
+            "compare the token ids, or convert to `Kind::Bool`",
+        );
     }
     ok(format!("context {:?}", all.context.size()))
 }
@@ -126,7 +140,11 @@ pub(super) fn velocity(backbone: &dyn Backbone, bench: Option<&Bench>) -> Verdic
     let of_both = velocity.narrow(0, 1, 1);
     if apart(&found, &of_both) > 1e-3 && (&found - &of_both).abs().max().double_value(&[]) > 1e-5 {
         let advice = "let no statistics mix the samples of a batch";
-        return fail("a sample's velocity to be the same alone", format!("{:.0e} apart", apart(&found, &of_both)), advice);
+        return fail(
+            "a sample's velocity to be the same alone",
+            format!("{:.0e} apart", apart(&found, &of_both)),
+            advice,
+        );
     }
     ok(format!("{:?}, spread {:.2}", velocity.size(), velocity.std(false).double_value(&[])))
 }
@@ -142,7 +160,8 @@ pub(super) fn deterministic(subject: &Subject<'_>, backbone: &dyn Backbone, benc
         [("a second call", again, 0.0), ("a new instance of the same seed", fresh, ROUNDING)]
     {
         if apart(&found, &first) > tolerance {
-            let advice = "no dropout, and weights drawn from `BackboneInit::seed`: a replayed pass must repeat the rollout";
+            let advice =
+                "no dropout, and weights drawn from `BackboneInit::seed`: a replayed pass must repeat the rollout";
             let found = format!("{:.0e} apart", apart(&found, &first));
             return fail(format!("the same velocity from {what}"), found, advice);
         }
@@ -183,7 +202,11 @@ pub(super) fn taps(backbone: &dyn Backbone, bench: &Bench) -> Verdict {
         return fail("a velocity beside the taps", "none", advice);
     };
     if apart(&tapped, &plain) > ROUNDING {
-        return fail("the velocity to be the same with and without taps", format!("{:.0e} apart", apart(&tapped, &plain)), advice);
+        return fail(
+            "the velocity to be the same with and without taps",
+            format!("{:.0e} apart", apart(&tapped, &plain)),
+            advice,
+        );
     }
     ok(format!("{} of {expected:?}, alike with and without early exit", spec.depth))
 }
@@ -205,11 +228,19 @@ pub(super) fn refuses(backbone: &dyn Backbone, bench: &Bench) -> Verdict {
                 return fail(format!("an error for {case}"), described(&error), advice_on(&error));
             }
             Err(error) if error.to_string().trim().is_empty() => {
-                return fail(format!("an error with a text for {case}"), "one without", "say what was expected and found");
+                return fail(
+                    format!("an error with a text for {case}"),
+                    "one without",
+                    "say what was expected and found",
+                );
             }
             Err(_) => {}
             Ok(()) => {
-                return fail(format!("an error for {case}"), "an answer", "check arguments, and name what does not fit");
+                return fail(
+                    format!("an error for {case}"),
+                    "an answer",
+                    "check arguments, and name what does not fit",
+                );
             }
         }
     }

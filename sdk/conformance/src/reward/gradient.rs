@@ -25,7 +25,8 @@ fn same_scores(reward: &mut dyn Reward, needs: &Needs, samples: &Samples) -> Ver
     let plain = scores(reward, samples)?;
     let Some(scored) = samples.lend(|batch| reward.score_differentiable(batch))? else {
         if needs.differentiable || needs.scores_on_device {
-            let advice = "implement `score_differentiable`, or leave `differentiable` and `scores_on_device` out of `needs`";
+            let advice =
+                "implement `score_differentiable`, or leave `differentiable` and `scores_on_device` out of `needs`";
             return fail("a tensor of scores from `score_differentiable`", "none", advice);
         }
         return skip("it has no differentiable score");

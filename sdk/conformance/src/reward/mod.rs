@@ -1,13 +1,13 @@
 //! The checks of rewards.
 
-mod invariance;
-mod scores;
 #[cfg(feature = "torch")]
 mod dtypes;
 #[cfg(feature = "torch")]
 mod gradient;
+mod invariance;
 #[cfg(feature = "torch")]
 mod learner;
+mod scores;
 
 use advdmd_sdk::{Needs, Result, Reward};
 
@@ -99,7 +99,7 @@ fn consistent(needs: &Needs, subject: &Subject<'_>) -> Verdict {
             "a reward with libtorch takes tensors where they are: leave `on_cpu` out",
         );
     }
-    ok(format!("{}", serde_json::to_string(needs).unwrap_or_default()))
+    ok(serde_json::to_string(needs).unwrap_or_default())
 }
 
 /// The samples of most checks.

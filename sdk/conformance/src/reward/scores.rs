@@ -16,12 +16,7 @@ struct Answer {
 }
 
 /// Tells whether the reward gives scores that later checks can compare.
-pub(super) fn examine(
-    subject: &Subject<'_>,
-    reward: &mut dyn Reward,
-    needs: &Needs,
-    examiner: &mut Examiner,
-) -> bool {
+pub(super) fn examine(subject: &Subject<'_>, reward: &mut dyn Reward, needs: &Needs, examiner: &mut Examiner) -> bool {
     let mut answers = Vec::new();
     let answered = examiner.check("answers", || {
         for (input, samples, refusable) in inputs(subject, needs) {
