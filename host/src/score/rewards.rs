@@ -48,10 +48,18 @@ impl Chosen {
     /// # Errors
     /// An item without `=`, a key twice, an open quote or bracket, no `type`: quotes it.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_given("--reward ", text)
+    }
+
+    /// The same, for a text that stands behind `option` on the command line.
+    ///
+    /// # Errors
+    /// As [`Chosen::parse`].
+    pub fn parse_given(option: &str, text: &str) -> Result<Self> {
         let fail = |message: String| {
             let hint = "such as `--reward 'type=hps,model=models/hps'`; a text with commas, or one that begins with a bracket, \
                         stands in quotes; tables may stand in a file as well: `--config FILE.toml`";
-            Error::usage(format!("--reward {text}: {message}"), hint.to_owned())
+            Error::usage(format!("{option}{text}: {message}"), hint.to_owned())
         };
         let mut table = toml::Table::new();
         for item in items(text).map_err(fail)? {
@@ -134,6 +142,7 @@ impl Chosen {
         let lacking = match (&needs.features, needs.latents) {
             (Some(_), _) => Some("features of a diffusion network"),
             (None, true) => Some("latents"),
+            (None, false) if needs.groupwise => Some("whole groups of a prompt"),
             (None, false) => None,
         };
         if let Some(what) = lacking {

@@ -87,8 +87,8 @@ pub fn held_out(
         }
         Err(Error::usage(
             format!(
-                "`held_out.{index}`: reward `{}` learns, or reads more than prompts and images, which is all that a held-out \
-                 reward is given",
+                "`held_out.{index}`: reward `{}` learns, compares the samples of a prompt, or reads more than prompts and images, \
+                 which is all that a held-out reward is given",
                 reward.name
             ),
             "take a reward of images, such as clipscore or remote".to_owned(),
@@ -160,6 +160,7 @@ impl Rewards {
                 ));
             }
         }
+        whole_groups(&all, config.batch.micro_batch, config.batch.group_size)?;
         let taps = |source| {
             let needs = all.iter().filter_map(|reward| reward.needs.features.as_ref());
             let mut taps: Vec<_> = needs.filter(|f| f.source == source).flat_map(|f| f.taps.clone()).collect();
@@ -287,7 +288,7 @@ impl ActiveReward {
     /// Whether images and prompts are all that it reads, and its opinion stays the same.
     pub fn scores_images(&self) -> bool {
         let needs = &self.needs;
-        needs.scope == Scope::Final && !self.learns && needs.features.is_none() && !needs.latents
+        needs.scope == Scope::Final && !self.learns && needs.features.is_none() && !needs.latents && !needs.groupwise
     }
 
     /// Whether its gradients reach the final image or its latents.
@@ -435,6 +436,23 @@ pub fn checked(scores: &[f32], first: usize, prompts: &[&str]) -> advdmd_sdk::Re
     match scores.iter().position(|score| !score.is_finite()) {
         Some(at) => Err(not_finite(first + at, prompts[at], scores[at])),
         None => Ok(scores.to_vec()),
+    }
+}
+
+/// Refuses chunks that cut the groups of a reward that compares their samples. In the background it is given all samples at
+/// once.
+fn whole_groups(all: &[ActiveReward], micro_batch: usize, group_size: usize) -> Result<()> {
+    let groupwise = all.iter().find(|reward| reward.needs.groupwise && !reward.needs.background);
+    match groupwise.filter(|_| !micro_batch.is_multiple_of(group_size)) {
+        None => Ok(()),
+        Some(reward) => Err(Error::usage(
+            format!(
+                "`batch.micro_batch`: reward `{}` compares the samples of a prompt and scores whole groups: expected a multiple \
+                 of batch.group_size = {group_size}, found {micro_batch}",
+                reward.name
+            ),
+            format!("set batch.micro_batch = {}", micro_batch.next_multiple_of(group_size)),
+        )),
     }
 }
 

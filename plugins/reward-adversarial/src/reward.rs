@@ -83,8 +83,9 @@ impl AdversarialReward {
     fn r1(&self, normalized: &[Tensor], sigma: &Tensor) -> Result<Tensor> {
         let inputs: Vec<_> =
             normalized.iter().map(|map| map.f_detach()?.f_set_requires_grad(true)).collect::<Result<_, _>>()?;
-        let logits = self.heads.logits(&inputs, sigma)?;
-        let mean = logits.f_mean_dim(1, false, Kind::Float)?.f_sum(Kind::Float)?;
+        // Without a graph, libtorch's backward pass through C ends the process.
+        let logits = tch::with_grad(|| self.heads.logits(&inputs, sigma))?;
+        let mean = tch::with_grad(|| logits.f_mean_dim(1, false, Kind::Float)?.f_sum(Kind::Float))?;
         let gradients = Tensor::f_run_backward(&[mean], &inputs, true, true)?;
         let batch = logits.size()[0].max(1) as f64;
         let mut sum = Tensor::f_zeros([], (Kind::Float, logits.device()))?;

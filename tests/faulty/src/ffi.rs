@@ -21,3 +21,18 @@ pub fn read_nothing() {
     // SAFETY: there is none; to be an error is its purpose. The read is volatile, so that it happens.
     let _ = unsafe { nowhere.read_volatile() };
 }
+
+// SAFETY: the name is that of `void c10::set_default_dtype(caffe2::TypeMeta)`; a `TypeMeta` is one `uint16_t`, which for the
+// types of tensors is the number of `c10::ScalarType`.
+unsafe extern "C" {
+    #[link_name = "_ZN3c1017set_default_dtypeEN6caffe28TypeMetaE"]
+    fn c10_set_default_dtype(dtype: u16);
+}
+
+/// Makes float64 the type of numbers without a type, for the whole process.
+pub fn default_to_double() {
+    /// `c10::ScalarType::Double`.
+    const DOUBLE: u16 = 7;
+    // SAFETY: as above.
+    unsafe { c10_set_default_dtype(DOUBLE) }
+}
