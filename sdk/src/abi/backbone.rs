@@ -62,8 +62,8 @@ pub struct BackboneVtable {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, StableAbi)]
 pub struct NamedTensor<'a> {
-    name: RStr<'a>,
-    tensor: LentTensor<'a>,
+    pub(super) name: RStr<'a>,
+    pub(super) tensor: LentTensor<'a>,
 }
 
 #[cfg(feature = "torch")]

@@ -41,17 +41,17 @@ pub struct DenoiserVtable {
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct LentConditioning<'a> {
-    context: LentTensor<'a>,
-    pooled: Option<&'a LentTensor<'a>>,
-    mask: Option<&'a LentTensor<'a>>,
+    pub(super) context: LentTensor<'a>,
+    pub(super) pooled: Option<&'a LentTensor<'a>>,
+    pub(super) mask: Option<&'a LentTensor<'a>>,
 }
 
 /// [`Request`](crate::Request), lent.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct LentRequest<'a> {
-    taps: RSlice<'a, usize>,
-    velocity: bool,
+    pub(super) taps: RSlice<'a, usize>,
+    pub(super) velocity: bool,
 }
 
 #[cfg(feature = "torch")]

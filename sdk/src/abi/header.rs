@@ -38,18 +38,18 @@ impl fmt::Display for Protocol {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    magic: [u8; 8],
+    pub(super) magic: [u8; 8],
     /// Bytes of the header. Later versions may append fields; they never move one.
-    size: [u8; 4],
-    protocol_major: [u8; 2],
-    protocol_minor: [u8; 2],
-    sdk: [u8; 32],
-    rustc: [u8; 80],
-    target: [u8; 48],
-    libtorch: [u8; 32],
-    name: [u8; 64],
-    version: [u8; 32],
-    entry: [u8; 128],
+    pub(super) size: [u8; 4],
+    pub(super) protocol_major: [u8; 2],
+    pub(super) protocol_minor: [u8; 2],
+    pub(super) sdk: [u8; 32],
+    pub(super) rustc: [u8; 80],
+    pub(super) target: [u8; 48],
+    pub(super) libtorch: [u8; 32],
+    pub(super) name: [u8; 64],
+    pub(super) version: [u8; 32],
+    pub(super) entry: [u8; 128],
 }
 
 /// Bytes of a header of this version.

@@ -42,6 +42,8 @@ pub mod cuda;
 mod elf;
 #[cfg(feature = "loader")]
 mod foreign_reward;
+#[cfg(feature = "loader")]
+mod layout;
 #[cfg(all(feature = "loader", feature = "torch"))]
 pub mod libtorch;
 #[cfg(feature = "loader")]
@@ -66,6 +68,8 @@ pub use trace::{HostLog, HostLogVtable, HostLogVtableRef, LogRecord};
 pub use compatibility::{Mismatch, mismatches};
 #[cfg(feature = "loader")]
 pub use elf::{header_of_elf, read_header};
+#[cfg(feature = "loader")]
+pub use layout::{Layout, layouts};
 #[cfg(feature = "loader")]
 pub use load_error::LoadError;
 #[cfg(feature = "loader")]

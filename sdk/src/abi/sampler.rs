@@ -14,8 +14,8 @@ use crate::{LogProb, Sampler, Transition};
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct SamplerObject {
-    data: *mut c_void,
-    vtable: SamplerVtableRef,
+    pub(super) data: *mut c_void,
+    pub(super) vtable: SamplerVtableRef,
 }
 
 /// The functions of a sampler; `this` is the object's data.

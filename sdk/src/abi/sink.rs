@@ -10,10 +10,10 @@ use abi_stable::std_types::{RSlice, RStr};
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct Sink {
-    ctx: *mut c_void,
-    text: unsafe extern "C" fn(ctx: *mut c_void, text: RStr<'_>),
-    numbers: unsafe extern "C" fn(ctx: *mut c_void, numbers: RSlice<'_, f64>),
-    tensor: unsafe extern "C" fn(ctx: *mut c_void, name: RStr<'_>, handle: *mut c_void),
+    pub(super) ctx: *mut c_void,
+    pub(super) text: unsafe extern "C" fn(ctx: *mut c_void, text: RStr<'_>),
+    pub(super) numbers: unsafe extern "C" fn(ctx: *mut c_void, numbers: RSlice<'_, f64>),
+    pub(super) tensor: unsafe extern "C" fn(ctx: *mut c_void, name: RStr<'_>, handle: *mut c_void),
 }
 
 /// The plugin's side.

@@ -15,17 +15,17 @@ const CPU: i32 = -1;
 #[derive(Debug, Clone, Copy, StableAbi)]
 pub struct LentTensor<'a> {
     /// `at::Tensor*`, the same as tch's `C_tensor*` and libtorch's `AtenTensorHandle`; null if there is none.
-    handle: *mut c_void,
+    pub(super) handle: *mut c_void,
     /// The first element; null unless the tensor lies on the CPU.
-    data: *const u8,
+    pub(super) data: *const u8,
     /// Readable bytes from `data` on.
-    bytes: usize,
-    shape: RSlice<'a, i64>,
-    strides: RSlice<'a, i64>,
+    pub(super) bytes: usize,
+    pub(super) shape: RSlice<'a, i64>,
+    pub(super) strides: RSlice<'a, i64>,
     /// Code of the [`DType`].
-    dtype: u8,
+    pub(super) dtype: u8,
     /// -1 for the CPU, else the index of the CUDA device.
-    device: i32,
+    pub(super) device: i32,
 }
 
 impl LentTensor<'_> {
@@ -74,11 +74,11 @@ impl LentTensor<'_> {
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct LentBatch<'a> {
-    prompts: RSlice<'a, RStr<'a>>,
-    sigma: Option<&'a LentTensor<'a>>,
-    images: Option<&'a LentTensor<'a>>,
-    latents: Option<&'a LentTensor<'a>>,
-    features: RSlice<'a, LentTensor<'a>>,
+    pub(super) prompts: RSlice<'a, RStr<'a>>,
+    pub(super) sigma: Option<&'a LentTensor<'a>>,
+    pub(super) images: Option<&'a LentTensor<'a>>,
+    pub(super) latents: Option<&'a LentTensor<'a>>,
+    pub(super) features: RSlice<'a, LentTensor<'a>>,
 }
 
 impl LentBatch<'_> {

@@ -14,11 +14,11 @@ use crate::trace::{self, Record};
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct HostLog {
-    ctx: *const c_void,
+    pub(super) ctx: *const c_void,
     /// The address of a static of the host's copy of this crate: equal to the plugin's own when both are linked into
     /// one binary, whose subscriber must stay.
-    marker: *const u8,
-    vtable: HostLogVtableRef,
+    pub(super) marker: *const u8,
+    pub(super) vtable: HostLogVtableRef,
 }
 
 /// The functions of the host's log; `ctx` is the log's, a span is a number, and 0 a span that the host ignores.
@@ -47,18 +47,18 @@ pub struct HostLogVtable {
 #[derive(Debug, StableAbi)]
 pub struct LogRecord<'a> {
     /// 1 for an error up to 5 for a trace.
-    level: u8,
+    pub(super) level: u8,
     /// 0 if unknown.
-    line: u32,
+    pub(super) line: u32,
     /// Empty for an event.
-    name: RStr<'a>,
-    target: RStr<'a>,
+    pub(super) name: RStr<'a>,
+    pub(super) target: RStr<'a>,
     /// Empty if unknown.
-    file: RStr<'a>,
+    pub(super) file: RStr<'a>,
     /// Empty for a span.
-    message: RStr<'a>,
+    pub(super) message: RStr<'a>,
     /// A JSON object, or empty.
-    fields: RStr<'a>,
+    pub(super) fields: RStr<'a>,
 }
 
 /// Its address tells copies of this crate apart.
