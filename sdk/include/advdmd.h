@@ -356,10 +356,10 @@ static inline size_t advdmd_float_size(uint8_t dtype) {
     return dtype == ADVDMD_F64 ? 8 : dtype == ADVDMD_F32 ? 4 : dtype == ADVDMD_F16 || dtype == ADVDMD_BF16 ? 2 : 0;
 }
 
-/* Checks that a tensor is [B, C, H, W] with the B of the batch, of floats, and in main memory. `what` names it in messages.
- * Images are checked with `advdmd_check(out, batch, batch->images, "images")`. */
+/* Checks that a tensor is [B, channels, H, W] with the B of the batch, of floats, and in main memory; 0 channels take any
+ * number. `what` names it in messages: `advdmd_check(out, batch, batch->images, "images", 3)`. */
 static inline advdmd_status advdmd_check(const advdmd_sink *out, const advdmd_lent_batch *batch,
-                                         const advdmd_lent_tensor *tensor, const char *what) {
+                                         const advdmd_lent_tensor *tensor, const char *what, int64_t channels) {
     size_t i, last = 0, size;
     if (tensor == NULL) {
         return advdmd_error(out, ADVDMD_INVALID, "the batch holds no %s; ask for them in `needs`", what);
@@ -376,6 +376,10 @@ static inline advdmd_status advdmd_check(const advdmd_sink *out, const advdmd_le
         return advdmd_error(out, ADVDMD_INVALID, "%s: expected shape [%zu, C, H, W], found %zu dimensions, the first of %lld",
                             what, batch->prompts.length, tensor->shape.length,
                             tensor->shape.length > 0 ? (long long)tensor->shape.data[0] : 0LL);
+    }
+    if (channels != 0 && tensor->shape.data[1] != channels) {
+        return advdmd_error(out, ADVDMD_INVALID, "%s: expected %lld channels, found %lld", what, (long long)channels,
+                            (long long)tensor->shape.data[1]);
     }
     for (i = 0; i < 4; i++) {
         if (tensor->shape.data[i] < 1) {
