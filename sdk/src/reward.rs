@@ -62,6 +62,11 @@ pub struct Needs {
     /// final state that read no features and have no learner.
     #[serde(default)]
     pub background: bool,
+    /// A sample's score depends on the other samples of its batch, as a rank or a measure of variety does. The host then scores
+    /// whole prompt groups: all `batch.group_size` samples of a prompt lie beside each other in one batch, and a batch may hold
+    /// several groups. Other rewards score each sample alike in any company.
+    #[serde(default)]
+    pub groupwise: bool,
 }
 
 /// The samples to score. Fields that [`Needs`] did not ask for are `None` or empty.

@@ -96,6 +96,21 @@ impl GradMode {
 #[cfg(all(feature = "torch", feature = "loader"))]
 impl Drop for GradMode {
     fn drop(&mut self) {
-        self.restore();
+        // SAFETY: as in `save`.
+        let left = unsafe { torch_sys::at_grad_set_enabled(self.0) };
+        SWITCHED.set(SWITCHED.get() || left != self.0);
     }
+}
+
+#[cfg(all(feature = "torch", feature = "loader"))]
+thread_local! {
+    /// Whether a call of this thread came back with another gradient mode.
+    static SWITCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a plugin has left libtorch's gradient mode switched in a call of this thread since this was last asked. The mode
+/// itself was restored.
+#[cfg(all(feature = "torch", feature = "loader"))]
+pub fn take_switched_grad_mode() -> bool {
+    SWITCHED.take()
 }

@@ -72,6 +72,8 @@ pub use trace::{HostLog, HostLogVtable, HostLogVtableRef, LogRecord};
 pub use compatibility::{Mismatch, mismatches};
 #[cfg(feature = "loader")]
 pub use elf::{header_of_elf, read_header};
+#[cfg(all(feature = "loader", feature = "torch"))]
+pub use guard::take_switched_grad_mode;
 #[cfg(feature = "loader")]
 pub use layout::{Layout, layouts};
 #[cfg(feature = "loader")]
