@@ -111,7 +111,13 @@ fn differences(rust: &Numbers, c: &Numbers) -> Vec<String> {
 fn compile(compiler: &str, options: &[&str], source: &Path, out: &Path) {
     let mut command = Command::new(compiler);
     command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]).args(options);
-    command.arg("-I").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include")).arg(source).arg("-o").arg(out).arg("-lm");
+    command
+        .arg("-I")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+        .arg(source)
+        .arg("-o")
+        .arg(out)
+        .arg("-lm");
     let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
     assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
 }

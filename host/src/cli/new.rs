@@ -20,7 +20,7 @@ pub enum Command {
         /// With libtorch's tensors: for scores on the GPU, gradients and networks
         #[arg(long, conflicts_with = "c")]
         torch: bool,
-        /// In plain C: one file, a Makefile and the header
+        /// In plain C: one file, a Makefile and `advdmd.h`
         #[arg(long)]
         c: bool,
     },
@@ -28,7 +28,7 @@ pub enum Command {
     Sampler {
         #[command(flatten)]
         plugin: Plugin,
-        /// In plain C: one file, a Makefile and the header
+        /// In plain C: one file, a Makefile and `advdmd.h`
         #[arg(long)]
         c: bool,
     },

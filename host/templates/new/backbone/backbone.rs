@@ -47,9 +47,8 @@ impl Backbone for SmallBackbone {
     /// A bag of words: each word adds a fixed random vector. Put a real text encoder in its place.
     fn encode_text(&self, prompts: &[&str]) -> Result<Conditioning> {
         let embed = |prompt: &&str| {
-            let words = prompt.split_whitespace().map(|word| {
-                advdmd_nn::RandomStream::new(0, word).normal(&[TEXT_WIDTH], 1.0)
-            });
+            let words =
+                prompt.split_whitespace().map(|word| advdmd_nn::RandomStream::new(0, word).normal(&[TEXT_WIDTH], 1.0));
             let mut sum = Tensor::f_zeros([TEXT_WIDTH], (Kind::Float, Device::Cpu))?;
             for word in words {
                 sum = sum.f_add(&word?)?;

@@ -49,8 +49,7 @@ fn contrast(image: &[f32]) -> f32 {
     let pixels = image.len() / 3;
     let (red, rest) = image.split_at(pixels);
     let (green, blue) = rest.split_at(pixels);
-    let brightness: Vec<f64> =
-        red.iter().zip(green).zip(blue).map(|((r, g), b)| f64::from(r + g + b) / 3.0).collect();
+    let brightness: Vec<f64> = red.iter().zip(green).zip(blue).map(|((r, g), b)| f64::from(r + g + b) / 3.0).collect();
     let mean = brightness.iter().sum::<f64>() / pixels as f64;
     let variance = brightness.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / pixels as f64;
     variance.sqrt() as f32
