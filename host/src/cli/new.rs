@@ -1,6 +1,6 @@
 //! `advdmd new`: a plugin to start from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use advdmd::registry::{Provider, Registry};
 use advdmd::scaffold::{Language, Scaffold, Sdk, Written};
@@ -89,11 +89,11 @@ fn refuse_taken(kind: Kind, name: &str) -> Result<()> {
     Err(Error::usage(message, "two of one name cannot be told apart: choose another".to_owned()))
 }
 
-fn summary(kind: Kind, name: &str, folder: &std::path::Path, written: &Written) -> String {
+fn summary(kind: Kind, name: &str, folder: &Path, written: &Written) -> String {
     let Written { files, sdk, libtorch, commands, folder: absolute } = written;
     let mut text = format!("{kind} `{name}`: {}\n", absolute.display());
     for file in files {
-        text += &format!("  {}\n", file.display().to_string().replace("{{name}}", name));
+        text += &format!("  {}\n", file.display());
     }
     match sdk {
         Some(Sdk::Folder(sdk)) => text += &format!("built against the SDK in {}\n", sdk.display()),

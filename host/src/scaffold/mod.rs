@@ -45,8 +45,8 @@ pub struct Scaffold {
 pub struct Written {
     /// The folder.
     pub folder: PathBuf,
-    /// The files in it.
-    pub files: Vec<&'static Path>,
+    /// The files in it, relative to it.
+    pub files: Vec<PathBuf>,
     /// Where the SDK comes from; `None` for C, which needs none.
     pub sdk: Option<Sdk>,
     /// The libtorch that it is built against, if it uses one.
@@ -75,17 +75,16 @@ impl Scaffold {
         let values = self.values(sdk.as_ref(), libtorch.as_deref(), &commands)?;
         let fill = |text: &str| values.iter().fold(text.to_owned(), |text, (key, value)| text.replace(key, value));
 
-        let files: Vec<_> =
-            templates.iter().map(|(path, text)| (PathBuf::from(fill(path)), fill(text), Path::new(*path))).collect();
+        let files: Vec<_> = templates.iter().map(|(path, text)| (PathBuf::from(fill(path)), fill(text))).collect();
         files::replace_dir(&folder, |new| {
-            for (path, text, _) in &files {
+            for (path, text) in &files {
                 let path = new.join(path);
                 path.parent().map_or(Ok(()), files::create_dir)?;
                 files::write(&path, text.as_bytes())?;
             }
             Ok(())
         })?;
-        Ok(Written { folder, files: files.iter().map(|file| file.2).collect(), sdk, libtorch, commands })
+        Ok(Written { folder, files: files.into_iter().map(|(path, _)| path).collect(), sdk, libtorch, commands })
     }
 
     /// Name of the library's crate, and part of its symbol.

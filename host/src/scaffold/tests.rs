@@ -22,7 +22,7 @@ fn every_file_is_filled_in() {
         let folder = base.path().join(index.to_string());
         let written = scaffold(kind, language, folder.clone()).write().unwrap();
         for file in &written.files {
-            let path = folder.join(file.to_str().unwrap().replace("{{name}}", "my-plugin"));
+            let path = folder.join(file);
             let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!(!text.contains("{{") && !text.contains("}}\"") && text.ends_with('\n'), "{}", path.display());
             if path.extension().is_some_and(|end| end == "toml") {

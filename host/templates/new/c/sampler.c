@@ -35,9 +35,16 @@ static advdmd_status sigmas(void *self, size_t steps, const advdmd_sink *out) {
 /* A step is the coefficients of x' = a x + sum_i b[i] v_i + c noise: a, c, the convention of its log-probability, then b with
  * the newest velocity first. The host owns the tensors; a sampler is numbers. */
 static advdmd_status transition(void *self, advdmd_f64s sigmas, size_t step, const advdmd_sink *out) {
+    size_t i;
     (void)self;
     if (sigmas.length < 2 || step > sigmas.length - 2) {
         return advdmd_error(out, ADVDMD_INVALID, "step: found %zu, and there are %zu sigmas", step, sigmas.length);
+    }
+    for (i = 1; i < sigmas.length; i++) {
+        if (!(sigmas.data[i] < sigmas.data[i - 1])) {
+            return advdmd_error(out, ADVDMD_INVALID, "sigmas: expected numbers that fall strictly, found %g after %g",
+                                sigmas.data[i], sigmas.data[i - 1]);
+        }
     }
     advdmd_number(out, 1);
     advdmd_number(out, 0);

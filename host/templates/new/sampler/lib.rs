@@ -45,6 +45,9 @@ impl Sampler for PowerEuler {
         let &[from, to] = sigmas.get(step..).and_then(|rest| rest.first_chunk()).ok_or_else(|| {
             Error::invalid(format!("step: expected one below {}, found {step}", sigmas.len().saturating_sub(1)))
         })?;
+        if !sigmas.is_sorted_by(|a, b| a > b) {
+            return Err(Error::invalid(format!("sigmas: expected numbers that fall strictly, found {sigmas:?}")));
+        }
         Ok(Transition { a: 1.0, b: vec![to - from], c: 0.0, log_prob: LogProb::None })
     }
 }
