@@ -33,6 +33,7 @@ pub mod random;
 pub mod registry;
 pub mod report;
 pub mod sampling;
+pub mod scaffold;
 pub mod score;
 pub mod train;
 

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -173,8 +172,8 @@ impl<'a> TensorView<'a> {
         let read: fn(&[u8]) -> f32 = match self.dtype {
             DType::F32 => |b| bytemuck::pod_read_unaligned(b),
             DType::F64 => |b| bytemuck::pod_read_unaligned::<f64>(b) as f32,
-            DType::F16 => |b| bytemuck::pod_read_unaligned::<f16>(b).to_f32(),
-            DType::Bf16 => |b| bytemuck::pod_read_unaligned::<bf16>(b).to_f32(),
+            DType::F16 => |b| f16_to_f32(bytemuck::pod_read_unaligned(b)),
+            DType::Bf16 => |b| f32::from_bits(u32::from(bytemuck::pod_read_unaligned::<u16>(b)) << 16),
             other => return Err(Error::invalid(format!("expected a tensor of floats, found {other:?}"))),
         };
         let size = self.dtype.size();
@@ -216,6 +215,19 @@ impl<'a> TensorView<'a> {
         let last: i64 = self.shape.iter().zip(self.strides.iter()).map(|(n, stride)| (n - 1) * stride).sum();
         last as usize + 1
     }
+}
+
+/// The number that the bits of an IEEE half stand for.
+fn f16_to_f32(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    // Exponent and fraction are now where float32 has them. Its exponent counts from -127 and the half's from -15.
+    let value = if bits & 0x7c00 == 0x7c00 {
+        f32::from_bits(magnitude | 0x7f80_0000)
+    } else {
+        f32::from_bits(magnitude) * 2f32.powi(127 - 15)
+    };
+    f32::from_bits(value.to_bits() | sign)
 }
 
 fn dense_strides(shape: &[i64]) -> Vec<i64> {
@@ -307,7 +319,23 @@ mod torch {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
+
+    #[test]
+    fn every_16_bit_number_is_read_as_the_crate_half_reads_it() {
+        let numbers: Vec<u16> = (0..=u16::MAX).collect();
+        let read = |dtype| {
+            let view = TensorView::from_bytes(dtype, &[65536], &[1], bytemuck::cast_slice(&numbers)).unwrap();
+            view.to_f32().unwrap().into_owned()
+        };
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        for ((bits, half), brain) in (0..=u16::MAX).zip(read(DType::F16)).zip(read(DType::Bf16)) {
+            assert!(same(half, f16::from_bits(bits).to_f32()), "f16 {bits:#x}: {half}");
+            assert!(same(brain, bf16::from_bits(bits).to_f32()), "bf16 {bits:#x}: {brain}");
+        }
+    }
 
     #[test]
     fn strided_half_reads_in_row_major_order() {

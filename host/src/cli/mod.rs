@@ -10,6 +10,7 @@ mod eval;
 mod export;
 mod logging;
 mod model_args;
+mod new;
 mod output;
 mod plan;
 mod plugins;
@@ -72,6 +73,9 @@ enum Command {
     Demo(demo::Demo),
     /// Go once more through an update that was not finite, and show every tensor on the way
     Replay(replay::Replay),
+    /// Write a plugin to start from: a reward, a sampler or a backbone
+    #[command(subcommand)]
+    New(new::Command),
     /// Hold a component against a reference
     #[command(subcommand)]
     Check(check::Command),
@@ -137,6 +141,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Convert(command) => convert::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::New(command) => new::run(command),
         Command::Check(command) => check::run(&command),
         Command::Report(args) => report::run(&args),
         Command::Plugins(command) => plugins::run(command),

@@ -30,8 +30,8 @@ fn loaded() -> Option<String> {
     Some(format!("{major}.{minor}.{patch}"))
 }
 
-/// The file that was loaded, as the system tells it.
-fn file() -> Option<String> {
+/// The file `libtorch_cpu.so` that was loaded, as the system tells it.
+pub fn file() -> Option<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let path =
         maps.lines().filter_map(|line| Some(&line[line.find('/')?..])).find(|path| path.ends_with("/libtorch_cpu.so"));

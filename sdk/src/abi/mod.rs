@@ -53,6 +53,10 @@ mod loader;
 #[cfg(feature = "loader")]
 mod looped;
 
+/// The edge in C: `include/advdmd.h`.
+#[cfg(feature = "loader")]
+pub const C_HEADER: &str = include_str!("../../include/advdmd.h");
+
 pub use backbone::{BackboneObject, BackboneVtable, BackboneVtableRef, NamedTensor};
 pub use denoiser::{DenoiserObject, DenoiserVtable, DenoiserVtableRef, LentConditioning, LentRequest};
 pub use header::{HEADER_SIZE, Header, HeaderError, LIBTORCH, MAGIC, PROTOCOL, Protocol, SECTION};
