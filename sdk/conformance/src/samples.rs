@@ -145,6 +145,7 @@ impl Samples {
     }
 
     /// Whether the reward reads more than prompts and noise levels.
+    #[cfg(feature = "torch")]
     pub fn has_tensors(&self) -> bool {
         self.bytes() > 0
     }
