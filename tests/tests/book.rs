@@ -187,8 +187,9 @@ fn chapters() -> Vec<String> {
 fn every_document_is_a_chapter() {
     let files: BTreeSet<String> = std::fs::read_dir(book())
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".md") && name != "SUMMARY.md")
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "md") && !path.ends_with("SUMMARY.md"))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(chapters().into_iter().collect::<BTreeSet<_>>(), files);
 }

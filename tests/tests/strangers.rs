@@ -34,7 +34,7 @@ impl Machine {
     /// A plugin of `advdmd new`, with the versions of this workspace.
     fn new_plugin(&self, name: &str, args: &[&str]) -> PathBuf {
         self.advdmd(self.0.folder(), &[&["new", args[0], name], &args[1..]].concat());
-        self.ready(self.0.folder().join(name))
+        Self::ready(self.0.folder().join(name))
     }
 
     /// A copy of an example, whose SDK is that of this checkout.
@@ -46,11 +46,11 @@ impl Machine {
             let sdk = repository().join("sdk");
             fs::write(manifest, text.replace("../../sdk", sdk.to_str().unwrap())).unwrap();
         }
-        self.ready(folder)
+        Self::ready(folder)
     }
 
     /// Without the network, versions must be those that are on this machine.
-    fn ready(&self, folder: PathBuf) -> PathBuf {
+    fn ready(folder: PathBuf) -> PathBuf {
         if folder.join("Cargo.toml").exists() {
             fs::copy(repository().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
         }

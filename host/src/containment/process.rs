@@ -144,7 +144,7 @@ impl Isolated {
             }
         }
         let batch = match self.lend(batch) {
-            Ok(batch) => Request::Score(batch),
+            Ok(batch) => Request::Score(Box::new(batch)),
             Err(error) => return Ok(Err(error)),
         };
         let Some(process) = &mut self.process else { return Err(Lost::Process("its process is gone".to_owned())) };
@@ -262,8 +262,8 @@ impl Process {
         }
         let how = status.map_or_else(|error| error.to_string(), describe);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let words: String = said.iter().map(|line| format!("\n  it said: {line}")).collect();
-        format!("its process {how}{words}")
+        let words: Vec<String> = said.iter().map(|line| format!("\n  it said: {line}")).collect();
+        format!("its process {how}{}", words.concat())
     }
 }
 

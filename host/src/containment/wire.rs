@@ -17,7 +17,7 @@ pub enum Request {
     /// Makes the reward.
     Make(Box<Make>),
     /// Scores the batch in shared memory.
-    Score(Batch),
+    Score(Box<Batch>),
 }
 
 /// A reward to be made.

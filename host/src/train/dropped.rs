@@ -56,10 +56,10 @@ impl Dropped {
     }
 
     fn add(&mut self, group: usize, reward: &str, prompt: &str, error: Error) {
-        if !self.groups.contains_key(&group) {
+        self.groups.entry(group).or_insert_with(|| {
             tracing::warn!("group {group} (\"{prompt}\") is dropped: {}", error.in_one_line());
-            self.groups.insert(group, reward.to_owned());
-        }
+            reward.to_owned()
+        });
         self.last = Some(error);
     }
 }
