@@ -183,21 +183,22 @@ fn a_groupwise_reward_is_given_whole_groups() {
             .collect::<Vec<_>>(),
     );
     advdmd.write("run.toml", CONFIG);
-    let train = |micro_batch: usize| {
+    let train = |micro_batch: usize, more: &[&str]| {
         let micro_batch = format!("batch.micro_batch={micro_batch}");
         let rewards = "reward=[{ type = \"faulty-reward\", how = \"groupwise\", weight = 1.0 }]";
-        let mut args = vec!["train", "run.toml", "--out", "run", "--fast-dev-run", "--set", rewards];
+        let mut args = vec!["train", "run.toml", "--out", "run", "--set", rewards];
+        args.extend(more);
         for set in ["batch.groups=2", "batch.group_size=4", &micro_batch].iter().chain(&TINY) {
             args.extend(["--set", set]);
         }
         let output = advdmd.run(&args);
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (code, text) = train(6);
+    let (code, text) = train(6, &[]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("expected a multiple of batch.group_size = 4, found 6"), "{text}");
     assert!(text.contains("set batch.micro_batch = 8"), "{text}");
-    let (code, text) = train(4);
+    let (code, text) = train(4, &["--fast-dev-run"]);
     assert_eq!(code, Some(0), "{text}");
 }
 

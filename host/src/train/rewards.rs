@@ -7,7 +7,7 @@ use super::background::{self, Background, Job};
 use super::networks::Networks;
 use super::rollout::Chunk;
 use super::scoring::not_finite;
-use crate::config::{Component, Containment, HeldOutSection, OnRewardError, RewardSection, RunConfig};
+use crate::config::{Batch, Component, Containment, HeldOutSection, OnRewardError, RewardSection, RunConfig};
 use crate::containment;
 use crate::device;
 use crate::passes::Role;
@@ -160,7 +160,7 @@ impl Rewards {
                 ));
             }
         }
-        whole_groups(&all, config.batch.micro_batch, config.batch.group_size)?;
+        whole_groups(&all, &config.batch)?;
         let taps = |source| {
             let needs = all.iter().filter_map(|reward| reward.needs.features.as_ref());
             let mut taps: Vec<_> = needs.filter(|f| f.source == source).flat_map(|f| f.taps.clone()).collect();
@@ -441,9 +441,11 @@ pub fn checked(scores: &[f32], first: usize, prompts: &[&str]) -> advdmd_sdk::Re
 
 /// Refuses chunks that cut the groups of a reward that compares their samples. In the background it is given all samples at
 /// once.
-fn whole_groups(all: &[ActiveReward], micro_batch: usize, group_size: usize) -> Result<()> {
+fn whole_groups(all: &[ActiveReward], batch: &Batch) -> Result<()> {
+    let Batch { groups, group_size, micro_batch } = *batch;
+    let cut = !micro_batch.is_multiple_of(group_size) && micro_batch < groups * group_size;
     let groupwise = all.iter().find(|reward| reward.needs.groupwise && !reward.needs.background);
-    match groupwise.filter(|_| !micro_batch.is_multiple_of(group_size)) {
+    match groupwise.filter(|_| cut) {
         None => Ok(()),
         Some(reward) => Err(Error::usage(
             format!(

@@ -77,6 +77,10 @@ pub fn run(command: &Command) -> Result<()> {
                 let hint = "`advdmd check backbone --backbone TYPE --model DIR --golden FILE`".to_owned();
                 Err(Error::usage("--golden takes the backbone by --backbone", hint))
             }
+            (None, _) if !args.compute.sets().is_empty() => {
+                let hint = "leave them out: the conformance checks run on the CPU in float32".to_owned();
+                Err(Error::usage("--device, --dtype and --threads go with --golden", hint))
+            }
             (None, Some(text)) => conformance::of_text(Kind::Backbone, text, &args.report),
             (None, None) => conformance::of_backbone(&args.backbone, &args.report),
         },
