@@ -34,6 +34,7 @@ fn needs_arrive_whole() {
         scores_on_device: true,
         differentiable: true,
         background: true,
+        groupwise: true,
     };
     let reward = loop_reward(Box::new(Scorer(|_: &RewardBatch<'_>| Ok(vec![]), needs.clone()))).unwrap();
     assert_eq!(reward.needs(), needs);
