@@ -70,9 +70,11 @@ fn build(what: &str, sdk: &Path, name: &str, features: &str) -> PathBuf {
         let content = fs::read_to_string(&path).unwrap().replace("{sdk}", sdk.to_str().unwrap());
         write(&to.join(path.strip_prefix(&from).unwrap()), content.as_bytes());
     }
-    // The versions that this workspace was built with, so that nothing is fetched.
-    if !to.join("Cargo.lock").exists() {
-        write(&to.join("Cargo.lock"), &fs::read(repository().join("Cargo.lock")).unwrap());
+    // The versions that this workspace was built with, so that nothing is fetched; cargo drops what is not needed.
+    let (lock, copied) = (fs::read(repository().join("Cargo.lock")).unwrap(), to.join("copied.lock"));
+    if fs::read(&copied).ok().as_ref() != Some(&lock) {
+        fs::write(to.join("Cargo.lock"), &lock).unwrap();
+        fs::write(copied, lock).unwrap();
     }
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--offline", "--message-format=json", "--features", features]).current_dir(&to);
@@ -85,6 +87,7 @@ fn build(what: &str, sdk: &Path, name: &str, features: &str) -> PathBuf {
     for (key, _) in outer.filter(|(key, _)| key != "CARGO_TARGET_DIR") {
         command.env_remove(key);
     }
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     let built = String::from_utf8(stdout)
