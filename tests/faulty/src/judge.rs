@@ -50,7 +50,7 @@ impl RewardConfig for FaultyJudge {
 
 impl Judge {
     /// `[B]`: above 0 for real. The plane is given, so that a generator's loss need not train it.
-    fn logits(&self, latents: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    fn logits(latents: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let count = latents.size()[0];
         Ok(latents.f_to_kind(Kind::Float)?.f_reshape([count, -1])?.f_mv(weight)?.f_add(bias)?)
     }
@@ -58,7 +58,7 @@ impl Judge {
     fn fixed(&self, batch: &RewardBatch<'_>) -> Result<Tensor> {
         // Not 0, so that the gradient to the latents is not.
         let weight = self.weight.f_detach()?.f_add_scalar(1e-3)?;
-        self.logits(&latents(batch.latents()?)?, &weight, &self.bias.f_detach()?)
+        Self::logits(&latents(batch.latents()?)?, &weight, &self.bias.f_detach()?)
     }
 }
 
@@ -94,7 +94,7 @@ impl Learner for Judge {
         let logits = |batch: &RewardBatch<'_>| {
             let latents = latents(batch.latents()?)?;
             let latents = if self.how == How::ReachesTheInput { latents } else { latents.f_detach()? };
-            self.logits(&latents, &self.weight, &self.bias)
+            Self::logits(&latents, &self.weight, &self.bias)
         };
         let (real, fake) = (logits(real)?, logits(fake)?);
         let sign = if self.how == How::LearnsTheWrongWay { -1.0 } else { 1.0 };
