@@ -90,6 +90,12 @@ fn each_check_of_rewards_finds_its_fault() {
     reward("permutation", &["permutation", "batch_split"]);
 }
 
+/// One without libtorch, which reads numbers.
+#[test]
+fn a_reward_of_plain_numbers_conforms() {
+    expect(Kind::Reward, "colour", &json!({ "channel": 1, "per_letter": 0.01 }), &[]);
+}
+
 #[test]
 fn each_check_of_learners_finds_its_fault() {
     let judge = |fault: &str, failed: &[&str]| how(Kind::Reward, "faulty-judge", fault, failed);

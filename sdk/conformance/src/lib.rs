@@ -34,7 +34,7 @@
 //! | check | what it asks | how to mend it |
 //! | --- | --- | --- |
 //! | `needs` | [`Needs`](advdmd_sdk::Needs) that do not contradict each other; taps rise and exist | see the fields' documentation |
-//! | `answers` | scores, not an error or a panic, for batches of four and of one, an empty prompt, many scripts, 4,000 letters, black, white and constant images; an error with a text is fine for uneven sizes and an empty batch | mend what the error names |
+//! | `answers` | scores, not an error or a panic, for batches of four and of one, an empty prompt, many scripts, 4,000 letters, black, white and constant images; an error with a text is fine for uneven sizes; the host sends no empty batch | mend what the error names |
 //! | `length` | one score a sample, also for those | `batch.len()` scores |
 //! | `finite` | no NaN, no infinity | guard divisions: the spread of a constant image is 0 |
 //! | `refuses` | an error for a batch that lacks what `needs` asked for | `batch.images()?`, `expect_shape` |
