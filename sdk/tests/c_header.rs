@@ -11,7 +11,7 @@ use advdmd_sdk::{DType, Error, Kind, LogProb, RewardBatch, TensorView};
 use half::{bf16, f16};
 use serde_json::json;
 
-/// Types that a plugin in C has no use for: backbones need libtorch, and abi_stable's description is Rust's.
+/// Types that a plugin in C has no use for: backbones need libtorch, and `abi_stable`'s description is Rust's.
 const RUST_ONLY: [&str; 8] = [
     "BackboneObject",
     "BackboneVtable",
