@@ -75,8 +75,8 @@ unsafe extern \"C\" fn describe_fn_wrapper(this: *mut c_void, out: &Sink) -> Sta
     // What crosses as JSON.
     (
         "sdk/src/reward.rs",
-        "    pub background: bool,\n}",
-        "    pub background: bool,\n    /// New.\n    #[serde(default)]\n    pub alpha: bool,\n}",
+        "    pub groupwise: bool,\n}",
+        "    pub groupwise: bool,\n    /// New.\n    #[serde(default)]\n    pub alpha: bool,\n}",
     ),
     (
         "sdk/src/reward.rs",
