@@ -2,8 +2,13 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
+
+/// How often whoever waits looks whether the user asked to stop.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 static RAISED: AtomicU32 = AtomicU32::new(0);
 static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
@@ -36,5 +41,39 @@ pub fn flag() -> Result<Flag> {
     match INSTALLED.get_or_init(install) {
         Ok(()) => Ok(Flag(())),
         Err(message) => Err(Error::failed(format!("cannot handle Ctrl-C: {message}"))),
+    }
+}
+
+/// Whether the user asked the run to stop; false where nobody handles signals.
+pub fn is_raised() -> bool {
+    flag().is_ok_and(Flag::is_raised)
+}
+
+/// Why nothing was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// The user asked to stop.
+    Stopped,
+    /// The time is over.
+    TooLong,
+    /// Nobody is there to send.
+    Gone,
+}
+
+/// Waits for a message, for as long as `limit` where there is one.
+///
+/// # Errors
+/// Why there is none.
+pub fn receive<T>(from: &Receiver<T>, limit: Option<Duration>) -> Result<T, Waited> {
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match from.recv_timeout(left.map_or(PATIENCE, |left| left.min(PATIENCE))) {
+            Ok(message) => return Ok(message),
+            Err(RecvTimeoutError::Disconnected) => return Err(Waited::Gone),
+            Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left.is_zero()) => return Err(Waited::TooLong),
+            Err(RecvTimeoutError::Timeout) if is_raised() => return Err(Waited::Stopped),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }

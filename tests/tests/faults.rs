@@ -242,6 +242,22 @@ fn a_run_takes_its_processes_along() {
     assert_eq!(contents(&resumed), contents(&runs.done("undisturbed", &[])));
 }
 
+#[test]
+fn a_process_that_leaves_others_behind_takes_them_along() {
+    let runs = runs();
+    configure(&runs, "how = \"orphan\"\nafter = 6\nuntil = \"mended\"\nisolation = \"process\"\nrestarts = 0");
+    let begun = Instant::now();
+    let output = runs.train("out", &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("was ended by signal 6 (SIGABRT"), "{}", text(&output));
+    assert!(begun.elapsed() < Duration::from_mins(2));
+    let sleeping = |entry: std::fs::DirEntry| {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).replace('\0', " ").contains("sleep 986")
+    };
+    assert!(!std::fs::read_dir("/proc").unwrap().flatten().any(sleeping), "it is left behind");
+}
+
 /// The processes that a process has started.
 fn children(parent: u32) -> Vec<u32> {
     let path = format!("/proc/{parent}/task/{parent}/children");

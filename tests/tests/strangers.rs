@@ -288,7 +288,6 @@ fn the_example_on_libtorch_builds_and_works() {
 
 /// The plugins' own tests, and the program's.
 #[test]
-#[ignore = "waits for `advdmd check reward` and `check sampler`"]
 fn all_pass_their_checks() {
     let machine = Machine::new();
     let new = |name: &str, args: &[&str]| machine.new_plugin(name, args);
@@ -309,7 +308,7 @@ fn all_pass_their_checks() {
         let path = library.parent().unwrap().to_str().unwrap().to_owned();
         machine.advdmd(&folder, &["check", kind, &format!("type={name}"), "--plugin-path", &path]);
         // One of each sort: the kit itself is compiled with libtorch and without.
-        if ["my-sampler", "colorfulness", "my-torch-reward"].contains(&name) {
+        if ["my-sampler", "my-reward", "colorfulness", "my-torch-reward"].contains(&name) {
             succeeded(&mut cargo(&folder, &["test"]));
         }
     }

@@ -40,9 +40,18 @@ impl Backbone for Checked {
 
     fn encode_text(&self, prompts: &[&str]) -> Result<Conditioning> {
         self.named(self.inner.encode_text(prompts).and_then(|text| {
+            let count = prompts.len() as i64;
             for (what, tensor) in [("context", Some(&text.context)), ("pooled", text.pooled.as_ref())] {
                 let Some(tensor) = tensor else { continue };
-                rows(what, tensor, prompts.len() as i64)?;
+                rows(what, tensor, count)?;
+                floating(what, tensor)?;
+            }
+            if let Some(mask) = &text.mask {
+                rows("mask", mask, count)?;
+                let kind = mask.f_kind()?;
+                if kind != Kind::Bool {
+                    return Err(Error::invalid(format!("mask: expected booleans, found {kind:?}")));
+                }
             }
             Ok(text)
         }))
@@ -63,7 +72,7 @@ impl Backbone for Checked {
     }
 
     fn save(&self, folder: &Path, parameters: &[(String, Tensor)], options: &SaveOptions) -> Result<()> {
-        self.inner.save(folder, parameters, options)
+        self.named(self.inner.save(folder, parameters, options))
     }
 
     fn original_modules(&self) -> Vec<OriginalModule> {
@@ -71,15 +80,15 @@ impl Backbone for Checked {
     }
 
     fn sources(&self) -> Result<Option<Sources>> {
-        self.inner.sources()
+        self.named(self.inner.sources())
     }
 
     fn release_encoders(&self) -> Result<()> {
-        self.inner.release_encoders()
+        self.named(self.inner.release_encoders())
     }
 
     fn denoiser(&self, tuning: &Tuning, seed: u64) -> Result<Box<dyn Denoiser>> {
-        let inner = self.inner.denoiser(tuning, seed)?;
+        let inner = self.named(self.inner.denoiser(tuning, seed))?;
         Ok(Box::new(CheckedDenoiser { inner, name: self.name.clone() }))
     }
 }
@@ -135,11 +144,19 @@ fn maps(what: &str, tensor: &Tensor, rows: i64, channels: Option<i64>) -> Result
         let channels = channels.map_or("*".to_owned(), |channels| channels.to_string());
         return Err(Error::shape(what, format!("[{rows}, {channels}, *, *]"), &size));
     }
+    floating(what, tensor)
+}
+
+/// Refuses numbers that are not floating-point, of which no gradient or average can be made.
+///
+/// # Errors
+/// Says which they are.
+pub fn floating(what: &str, tensor: &Tensor) -> Result<()> {
     let kind = tensor.f_kind()?;
-    if matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) {
+    if matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) {
         return Ok(());
     }
-    Err(Error::invalid(format!("{what}: expected floating-point numbers, found {kind:?}")))
+    Err(Error::invalid(format!("gave {what} of type {kind:?}: expected floating-point numbers")))
 }
 
 #[cfg(test)]

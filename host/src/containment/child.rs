@@ -3,6 +3,7 @@
 //! Standard input is the shared memory, standard output the socket to the run; what the plugin prints goes to standard error,
 //! like the log.
 
+use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -30,6 +31,11 @@ pub fn serve() -> Result<()> {
     let memory = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
     let socket = io::stdout().as_fd().try_clone_to_owned().map_err(fail)?;
     rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from).map_err(fail)?;
+    // A plugin that reads its input finds nothing there, rather than a batch.
+    File::open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdin(null)?)).map_err(fail)?;
+    // Where memory runs out, the system ends this process rather than the run. It may always ask for that; where it cannot be
+    // asked, nothing is lost.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let (socket, mut memory) = (stream(socket).map_err(fail)?, Lent::new(memory));
     let mut requests = BufReader::new(socket.try_clone().map_err(fail)?);
     let mut answers = socket;

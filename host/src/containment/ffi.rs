@@ -11,7 +11,7 @@ use memmap2::{Mmap, MmapMut};
 /// The system's.
 pub fn map_mut(file: &File) -> io::Result<MmapMut> {
     // SAFETY: the file is memory that this process made and sealed against shrinking, so that no page of the map goes away. The
-    // child maps it for reading alone and does so only between a request and its answer, while this process does not write.
+    // child has a handle for reading alone, and reads between a request and its answer, while this process does not write.
     unsafe { MmapMut::map_mut(file) }
 }
 

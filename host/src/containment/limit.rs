@@ -3,27 +3,25 @@
 //! Code that does not return cannot be stopped, only left behind: each call runs on a thread of the reward's own, and one
 //! that takes too long is given up, its thread with it. The run then ends, or goes on without the reward's groups.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use advdmd_sdk::{
     DiscriminatorLoss, Error as SdkError, Learner, Needs, Result as SdkResult, Reward, RewardBatch, TensorView,
 };
 use tch::Tensor;
 
-use crate::interrupt;
+use crate::interrupt::{self, Waited};
 use crate::{Error, Result};
-
-/// How often a waiting run looks whether it was asked to stop.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the reward's thread is to do with it.
 type Call = Box<dyn FnOnce(&mut dyn Reward) + Send>;
 
 /// A reward with a limit of time.
 pub struct TimeLimited {
-    calls: Sender<Call>,
+    /// None once the reward was given up.
+    calls: Option<Sender<Call>>,
     limit: Duration,
     needs: Needs,
     /// Handles to what the learner trains; none where it does not learn.
@@ -41,7 +39,7 @@ impl TimeLimited {
         let work = move || received.into_iter().for_each(|call| call(reward.as_mut()));
         let thread = thread::Builder::new().name(format!("reward {name}")).spawn(work);
         thread.map_err(|error| Error::failed(format!("reward `{name}`: no thread can be started: {error}")))?;
-        let mut this = Self { calls, limit, needs, parameters: None };
+        let mut this = Self { calls: Some(calls), limit, needs, parameters: None };
         let parameters = this.call(true, |reward| Ok(reward.learner().map(|learner| learner.parameters())));
         this.parameters = parameters.map_err(|source| source.context(format!("reward `{name}`")))?;
         Ok(this)
@@ -49,7 +47,7 @@ impl TimeLimited {
 
     /// Has the reward's thread do something, with or without gradients, and waits for it.
     fn call<T: Send + 'static>(
-        &self,
+        &mut self,
         gradients: bool,
         work: impl FnOnce(&mut dyn Reward) -> SdkResult<T> + Send + 'static,
     ) -> SdkResult<T> {
@@ -59,25 +57,22 @@ impl TimeLimited {
             // Nobody waits for it any more where it took too long.
             let _ = reply.send(work(reward));
         };
-        self.calls.send(Box::new(call)).map_err(|_| SdkError::failed("ended in the middle of a batch"))?;
-        self.wait(&answer)
-    }
-
-    fn wait<T>(&self, answer: &Receiver<SdkResult<T>>) -> SdkResult<T> {
-        let deadline = Instant::now() + self.limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match answer.recv_timeout(left.min(PATIENCE)) {
-                Ok(answer) => return answer,
-                Err(RecvTimeoutError::Disconnected) => return Err(SdkError::failed("ended in the middle of a batch")),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    let seconds = self.limit.as_secs_f64();
-                    return Err(SdkError::failed(format!("took longer than its `time_limit` of {seconds} s")));
-                }
-                Err(RecvTimeoutError::Timeout) if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) => {
-                    return Err(SdkError::failed("stopped"));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+        let seconds = self.limit.as_secs_f64();
+        let Some(calls) = &self.calls else {
+            let message =
+                format!("was given up after it took longer than its `time_limit` of {seconds} s; start the run again");
+            return Err(SdkError::failed(message));
+        };
+        let gone = || SdkError::failed("ended in the middle of a batch");
+        calls.send(Box::new(call)).map_err(|_| gone())?;
+        match interrupt::receive(&answer, Some(self.limit)) {
+            Ok(answer) => answer,
+            Err(Waited::Gone) => Err(gone()),
+            Err(Waited::Stopped) => Err(SdkError::failed("stopped")),
+            Err(Waited::TooLong) => {
+                // Whatever were queued behind it would wait in vain, and be worked through for nobody if it ever came back.
+                self.calls = None;
+                Err(SdkError::failed(format!("took longer than its `time_limit` of {seconds} s")))
             }
         }
     }
@@ -164,6 +159,8 @@ impl Owned {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     struct Sleeper;
@@ -193,7 +190,10 @@ mod tests {
         let error = reward.score(&batch(&["0123456789012345678901234567890"])).unwrap_err();
         assert_eq!(error.to_string(), "took longer than its `time_limit` of 0.5 s");
         assert!(begun.elapsed() < Duration::from_secs(2));
-        // Its thread is still busy, so that nothing else gets through.
-        assert!(reward.score(&batch(&[""])).is_err());
+        // Its thread is still busy: nothing waits behind it.
+        let begun = Instant::now();
+        let error = reward.score(&batch(&[""])).unwrap_err();
+        assert!(error.to_string().starts_with("was given up after"), "{error}");
+        assert!(begun.elapsed() < Duration::from_millis(400));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use memmap2::{Mmap, MmapMut};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -31,12 +31,12 @@ impl Shared {
         Ok(Self { file: fd.into(), map: None, used: 0 })
     }
 
-    /// Another handle on the memory, for the child.
+    /// A handle on the memory for the child, which reads and does no more.
     ///
     /// # Errors
     /// The system's.
     pub fn handle(&self) -> io::Result<OwnedFd> {
-        Ok(self.file.try_clone()?.into())
+        Ok(File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?.into())
     }
 
     /// Begins a batch of tensors with these sizes in bytes: grows to hold them.
@@ -48,9 +48,10 @@ impl Shared {
         let needed: usize = sizes.map(|size| size.next_multiple_of(ALIGNMENT)).sum();
         if self.map.as_ref().is_none_or(|map| map.len() < needed) && needed > 0 {
             // Half as much again, so that batches which grow do not map anew each time.
-            let grown = self.map.as_ref().map_or(needed, |map| needed.max(map.len() + map.len() / 2));
+            let grown = self.map.as_ref().map_or(needed, |map| needed.max(map.len() + map.len() / 2)) as u64;
             self.map = None;
-            self.file.set_len(grown as u64)?;
+            // It never shrinks, and may have grown before a map failed.
+            self.file.set_len(grown.max(self.file.metadata()?.len()))?;
             self.map = Some(ffi::map_mut(&self.file)?);
         }
         Ok(())
@@ -104,6 +105,8 @@ impl Lent {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -125,10 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_shrinks_it() {
+    fn nobody_shrinks_it_and_the_child_does_not_write() {
         let mut shared = Shared::new("test").unwrap();
         shared.begin([4096].into_iter()).unwrap();
-        let other: File = shared.handle().unwrap().into();
-        assert!(other.set_len(0).is_err());
+        let mut other: File = shared.handle().unwrap().into();
+        assert!(other.set_len(0).is_err() && other.write(b"x").is_err());
+        assert!(shared.file.set_len(0).is_err(), "sealed");
     }
 }

@@ -23,7 +23,7 @@ use crate::config::{Component, Containment, Isolation, OnRewardError};
 use crate::registry::Registry;
 use crate::{Error, Result};
 
-pub use checked::Checked;
+pub use checked::{Checked, floating};
 pub use child::serve;
 
 /// The first argument of a reward's process, which is the running program once more: it then calls [`serve`].

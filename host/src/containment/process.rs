@@ -6,24 +6,28 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use advdmd_sdk::{DType, Device, Kind, Needs, Reward, RewardBatch, RewardInit, TensorView};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::memory::Shared;
-use super::wire::{self, Batch, LONGEST_LINE, Make, Place, Reply, Request};
+use super::wire::{self, Batch, Make, Place, Reply, Request};
 use crate::config::Component;
-use crate::interrupt;
+use crate::interrupt::{self, PATIENCE};
 use crate::registry::{Lock, Provider, Registry};
 use crate::{Error, Result};
 
-/// How often a waiting run looks whether it was asked to stop, or its time is over.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 /// Lines of what a process said that are quoted when it ends.
 const LAST_WORDS: usize = 5;
+
+/// The longest line of it that is kept in one piece.
+const LONGEST_WORDS: u64 = 64 << 10;
+
+/// How long a process that hung up may take to end, and its last words to arrive.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a process is treated.
 #[derive(Debug, Clone, Copy)]
@@ -45,15 +49,18 @@ pub struct Isolated {
     memory: Shared,
     process: Option<Process>,
     restarts: u32,
+    /// How the last process ended.
+    last_end: String,
 }
 
-/// A running child.
+/// A running child, the leader of a process group of its own.
 struct Process {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     requests: UnixStream,
     answers: BufReader<Ears>,
     said: Said,
     listener: Option<JoinHandle<()>>,
+    finished: bool,
 }
 
 /// The last lines of a child's standard error that are not of the log.
@@ -93,8 +100,16 @@ impl Isolated {
         }));
         let memory = Shared::new(&format!("reward {name}")).map_err(|error| cannot(name, &error))?;
         let needs = Needs::default();
-        let mut this =
-            Self { name: name.to_owned(), make, settings, needs, memory, process: None, restarts: settings.restarts };
+        let mut this = Self {
+            name: name.to_owned(),
+            make,
+            settings,
+            needs,
+            memory,
+            process: None,
+            restarts: settings.restarts,
+            last_end: String::new(),
+        };
         match this.launch() {
             Ok(Reply::Made { learns: true, .. }) => {
                 let hint = "leave `isolation` out: a reward that learns needs gradients, which stay in one process";
@@ -124,7 +139,10 @@ impl Isolated {
         let started = self.memory.handle().and_then(|memory| Process::start(&self.name, memory));
         let mut process = started.map_err(|error| Lost::Process(format!("it cannot be started: {error}")))?;
         let reply = process.ask(&self.make, None)?;
-        self.process = Some(process);
+        // After any other answer it ends by itself.
+        if matches!(reply, Reply::Made { .. }) {
+            self.process = Some(process);
+        }
         Ok(reply)
     }
 
@@ -132,8 +150,10 @@ impl Isolated {
     fn attempt(&mut self, batch: &RewardBatch<'_>) -> Result<advdmd_sdk::Result<Vec<f32>>, Lost> {
         if self.process.is_none() {
             if self.restarts == 0 {
-                let restarts = self.settings.restarts;
-                return Err(Lost::Process(format!("its process ended, and was started anew {restarts} times before")));
+                return Err(Lost::Process(format!(
+                    "its process was started anew {} times before, as often as `restarts` allows; the last time, {}",
+                    self.settings.restarts, self.last_end
+                )));
             }
             self.restarts -= 1;
             tracing::warn!("reward `{}`: its process is started anew, {} more times at most", self.name, self.restarts);
@@ -149,8 +169,11 @@ impl Isolated {
         };
         let Some(process) = &mut self.process else { return Err(Lost::Process("its process is gone".to_owned())) };
         let reply = process.ask(&batch, self.settings.limit);
-        if reply.is_err() {
+        if let Err(lost) = &reply {
             self.process = None;
+            if let Lost::Process(reason) = lost {
+                self.last_end.clone_from(reason);
+            }
         }
         match reply? {
             Reply::Scores(bits) => Ok(Ok(bits.into_iter().map(f32::from_bits).collect())),
@@ -209,6 +232,7 @@ impl Process {
     fn start(name: &str, memory: OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
+        ours.set_write_timeout(Some(PATIENCE))?;
         // The program as it was when it started, whatever lies at its path by now.
         let mut child = Command::new("/proc/self/exe")
             .arg(super::COMMAND)
@@ -222,8 +246,9 @@ impl Process {
         let errors = child.stderr.take();
         let (heard, name) = (Arc::clone(&said), name.to_owned());
         let listener = errors.map(|errors| thread::spawn(move || listen(&name, errors, &heard)));
-        let answers = BufReader::new(Ears { socket: ours.try_clone()?, deadline: None });
-        Ok(Self { child, requests: ours, answers, said, listener })
+        let child = Arc::new(Mutex::new(child));
+        let answers = BufReader::new(Ears { socket: ours.try_clone()?, child: Arc::clone(&child), deadline: None });
+        Ok(Self { child, requests: ours, answers, said, listener, finished: false })
     }
 
     /// Sends a request and waits for its answer.
@@ -231,7 +256,7 @@ impl Process {
         let line = wire::line(request).map_err(|error| Lost::Process(error.to_string()))?;
         self.answers.get_mut().deadline = limit.map(|limit| Instant::now() + limit);
         // A request that cannot be sent is as good as an answer that never comes: the process has ended.
-        let sent = self.requests.write_all(&line);
+        let sent = self.send(&line);
         let answer = sent.and_then(|()| wire::read(&mut self.answers));
         match answer {
             Ok(Some(reply)) => Ok(reply),
@@ -248,52 +273,103 @@ impl Process {
         }
     }
 
+    /// Writes a request, which a process that does not read may leave no room for.
+    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.requests.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    self.answers.get_ref().look()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// How the process ended, with what it said last.
     fn end(&mut self) -> String {
         // It hung up, so that it is about to end if it has not.
         let begun = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(1) {
+        while !has_ended(&self.child()) && begun.elapsed() < FAREWELL {
             thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.child.kill();
-        let status = self.child.wait();
+        let status = self.finish();
+        // A process that it left behind and that is not of its group may hold the other end open.
         if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
+            while !listener.is_finished() && begun.elapsed() < FAREWELL * 2 {
+                thread::sleep(Duration::from_millis(5));
+            }
         }
         let how = status.map_or_else(|error| error.to_string(), describe);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let words: Vec<String> = said.iter().map(|line| format!("\n  it said: {line}")).collect();
         format!("its process {how}{}", words.concat())
     }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it and the processes of its group, and waits for it. Until then its number is nobody else's.
+    fn finish(&mut self) -> io::Result<ExitStatus> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.finished {
+            // Both fail where it has ended and left nobody behind.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.kill();
+            self.finished = true;
+        }
+        child.wait()
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails where it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.finish();
     }
 }
 
-/// The socket, read until a deadline or until the user asks the run to stop.
+/// Whether a child has ended, without taking note of it.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error would be that there is no such child.
+    !matches!(waitid(WaitId::Pid(Pid::from_child(child)), options), Ok(None))
+}
+
+/// The socket, read until a deadline, until the child ends, or until the user asks the run to stop.
 struct Ears {
     socket: UnixStream,
+    child: Arc<Mutex<Child>>,
     deadline: Option<Instant>,
+}
+
+impl Ears {
+    /// Whether it is worth waiting on.
+    fn look(&self) -> io::Result<()> {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        if interrupt::is_raised() {
+            // `BufRead` would try an `Interrupted` again.
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        // A process that it has forked may hold its end of the socket open.
+        if has_ended(&self.child.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
 }
 
 impl Read for Ears {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.socket.read(buffer) {
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                read => return read,
-            }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
-                // `BufRead` would try an `Interrupted` again.
-                return Err(io::Error::new(ErrorKind::ConnectionAborted, "stopped"));
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => self.look()?,
+                Ok(read) if self.deadline.is_none_or(|deadline| Instant::now() < deadline) => return Ok(read),
+                Ok(_) => return Err(ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -303,7 +379,7 @@ impl Read for Ears {
 fn listen(name: &str, errors: impl Read, said: &Said) {
     let mut errors = BufReader::new(errors);
     let mut line = Vec::new();
-    while errors.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+    while errors.by_ref().take(LONGEST_WORDS).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
         if pass_on(&text).is_none() && !text.is_empty() {

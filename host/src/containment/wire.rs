@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Component;
 
 /// The longest line that is read; an answer of a million scores has a tenth of it.
-pub const LONGEST_LINE: u64 = 256 << 20;
+const LONGEST_LINE: u64 = 256 << 20;
 
 /// From the run. The first is always [`Request::Make`].
 #[derive(Debug, Serialize, Deserialize)]

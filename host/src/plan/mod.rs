@@ -126,6 +126,16 @@ impl Plan {
         let arithmetic = Arithmetic::of(trainer);
         let large = (arithmetic.micro_batch as usize).min(arithmetic.samples as usize).min(PROBE);
         let small = (large / 2).max(1);
+        // A reward that compares the samples of a prompt is given whole groups here as well.
+        let whole = |samples: usize| {
+            let group = arithmetic.group_size as usize;
+            if trainer.rewards.all.iter().any(|reward| reward.needs.groupwise) {
+                (samples / group).max(1) * group
+            } else {
+                samples
+            }
+        };
+        let (small, large) = (whole(small), whole(large));
         // Once unmeasured: first calls load kernels and make caches.
         trainer.probe(small)?;
         let small = trainer.probe(small)?;

@@ -1,17 +1,14 @@
 //! Rewards that wait for something elsewhere: each scores on a thread of its own while the run goes on.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use advdmd_sdk::{Reward, RewardBatch, TensorView};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result, interrupt};
-
-/// How often a waiting run looks whether it was asked to stop.
-const PATIENCE: Duration = Duration::from_millis(100);
+use crate::interrupt::{self, Waited};
+use crate::{Error, Result};
 
 /// What to score, on the CPU: final states alone.
 #[derive(Debug)]
@@ -101,16 +98,10 @@ impl Job {
 /// # Errors
 /// [`Error::Stopped`] when the user asks the run to stop meanwhile: whatever is awaited may take minutes.
 pub fn wait(awaited: &Awaited) -> Result<advdmd_sdk::Result<Vec<f32>>> {
-    let stop = interrupt::flag()?;
-    loop {
-        match awaited.recv_timeout(PATIENCE) {
-            Ok(scores) => return Ok(scores),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Ok(Err(advdmd_sdk::Error::failed("ended in the middle of a batch")));
-            }
-            Err(RecvTimeoutError::Timeout) if stop.is_raised() => return Err(Error::Stopped),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
+    match interrupt::receive(awaited, None) {
+        Ok(scores) => Ok(scores),
+        Err(Waited::Stopped) => Err(Error::Stopped),
+        Err(_) => Ok(Err(advdmd_sdk::Error::failed("ended in the middle of a batch"))),
     }
 }
 

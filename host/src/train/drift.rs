@@ -15,7 +15,7 @@ const ROUNDING: [&str; 3] = ["compute.threads", "compute.device", "batch.micro_b
 /// Keys of `rewards` tables that say what happens in the case of a fault, not what is computed. Whoever is met by one may mend
 /// them and go on.
 pub fn containment_keys(rewards: usize) -> impl Iterator<Item = String> {
-    let keys = ["isolation", "time_limit", "restarts", "on_error"];
+    let keys = ["time_limit", "restarts", "on_error"];
     (0..rewards).flat_map(move |index| keys.map(|key| format!("reward.{index}.{key}")))
 }
 
@@ -50,12 +50,17 @@ pub fn config_drift(saved: &Json, now: &Json) -> Vec<String> {
 
 /// Whether a key of the host decides results.
 fn matters(key: &str) -> bool {
-    !is_below(key, &FREE) && !is_below(key, &ROUNDING)
+    !is_below(key, &FREE) && !is_rounding(key)
+}
+
+/// Whether a key changes results by rounding alone. A reward in a process of its own computes on the CPU.
+fn is_rounding(key: &str) -> bool {
+    is_below(key, &ROUNDING) || (key.starts_with("reward.") && key.ends_with(".isolation"))
 }
 
 /// The keys in which they may differ at the price of other rounding, a line each.
 pub fn rounding_drift(saved: &Json, now: &Json) -> Vec<String> {
-    differences(saved, now, |key| is_below(key, &ROUNDING))
+    differences(saved, now, is_rounding)
 }
 
 fn is_below(key: &str, tables: &[&str]) -> bool {

@@ -65,6 +65,11 @@ impl Dropped {
 }
 
 impl Part {
+    /// Whether a group of `samples` samples was dropped before: the whole batch need not be tried.
+    pub fn is_known(self, samples: usize, dropped: &Dropped) -> bool {
+        self.groups(samples).any(|(group, _)| dropped.groups.contains_key(&group))
+    }
+
     /// The groups of `samples` samples that begin at [`Part::first`], and where the samples of each lie in the batch.
     fn groups(self, samples: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let Self { first, group_size, .. } = self;
@@ -76,7 +81,8 @@ impl Part {
 }
 
 impl Rewards {
-    /// Scores `[b]` of a batch that failed with `error`, group by group; 0 for groups that are dropped.
+    /// Scores `[b]` of a batch, group by group; 0 for groups that are dropped. `error` is what the whole batch failed with,
+    /// if it was tried.
     ///
     /// # Errors
     /// [`Error::Stopped`]; libtorch's.
@@ -86,7 +92,7 @@ impl Rewards {
         scored: &Scored<'_>,
         part: Part,
         device: Device,
-        error: Error,
+        error: Option<Error>,
         dropped: &mut Dropped,
     ) -> Result<Tensor> {
         let groups: Vec<_> = part.groups(scored.prompts.len()).collect();
@@ -128,7 +134,7 @@ pub fn rescue_job(
     let Some(background) = reward.background() else { return Err(error) };
     let prompts: Vec<&str> = job.prompts.iter().map(String::as_str).collect();
     let groups: Vec<_> = Part { first: 0, group_size, step }.groups(prompts.len()).collect();
-    let parts = rescue(&reward.name, &groups, &prompts, error, dropped, |range| {
+    let parts = rescue(&reward.name, &groups, &prompts, Some(error), dropped, |range| {
         let awaited = background.score(job.part(range)?);
         let scores = background::wait(&awaited)?;
         let scores = scores.and_then(|scores| checked(&scores, range.start, &prompts[range.clone()]));
@@ -142,14 +148,18 @@ fn rescue<T>(
     name: &str,
     groups: &[(usize, Range<usize>)],
     prompts: &[&str],
-    error: Error,
+    error: Option<Error>,
     dropped: &mut Dropped,
     mut score: impl FnMut(&Range<usize>) -> Result<T>,
 ) -> Result<Vec<(Range<usize>, Option<T>)>> {
     // The same call would fail in the same way.
-    let mut known = (groups.len() == 1).then_some(error);
+    let mut known = error.filter(|_| groups.len() == 1);
     let mut parts = Vec::with_capacity(groups.len());
     for (group, range) in groups {
+        if dropped.groups.contains_key(group) {
+            parts.push((range.clone(), None));
+            continue;
+        }
         let scores = match known.take().map_or_else(|| score(range), Err) {
             Ok(scores) => Some(scores),
             Err(error @ Error::Reward { .. }) => {
@@ -186,12 +196,20 @@ mod tests {
         let mut dropped = Dropped::default();
         let groups: Vec<_> = Part { first: 0, group_size: 2, step: 0 }.groups(6).collect();
         let prompts = ["a", "a", "b", "b", "c", "c"];
-        let parts = rescue("a", &groups, &prompts, failed(0), &mut dropped, |range| {
+        let parts = rescue("a", &groups, &prompts, Some(failed(0)), &mut dropped, |range| {
             if range.contains(&3) { Err(failed(3)) } else { Ok(range.len()) }
         });
         let scores: Vec<_> = parts.unwrap().into_iter().map(|(_, scores)| scores).collect();
         assert_eq!(scores, [Some(2), None, Some(2)]);
         assert_eq!((dropped.by("a"), dropped.by("b")), (1, 0));
+        // At the next step of the trajectory it is not scored again.
+        let part = Part { first: 0, group_size: 2, step: 1 };
+        assert!(part.is_known(6, &dropped) && !part.is_known(2, &dropped));
+        let parts = rescue("a", &groups, &prompts, None, &mut dropped, |range| {
+            assert!(!range.contains(&3), "again");
+            Ok(range.len())
+        });
+        assert_eq!(parts.unwrap()[1], (2..4, None));
         assert_eq!(dropped.kept(3).unwrap(), [0, 2]);
     }
 
@@ -200,7 +218,8 @@ mod tests {
         let mut dropped = Dropped::default();
         let groups: Vec<_> = Part { first: 2, group_size: 2, step: 0 }.groups(2).collect();
         // A batch of one group is not scored again.
-        let parts = rescue("a", &groups, &["b", "b"], failed(2), &mut dropped, |_| -> Result<()> { panic!("again") });
+        let parts =
+            rescue("a", &groups, &["b", "b"], Some(failed(2)), &mut dropped, |_| -> Result<()> { panic!("again") });
         assert!(parts.unwrap()[0].1.is_none());
         dropped.add(0, "a", "a", failed(1));
         assert!(dropped.kept(2).unwrap_err().in_one_line().contains("cannot score 1"));
@@ -211,7 +230,7 @@ mod tests {
         let mut dropped = Dropped::default();
         let groups: Vec<_> = Part { first: 0, group_size: 1, step: 0 }.groups(2).collect();
         let parts =
-            rescue("a", &groups, &["a", "b"], failed(0), &mut dropped, |_| -> Result<()> { Err(Error::Stopped) });
+            rescue("a", &groups, &["a", "b"], Some(failed(0)), &mut dropped, |_| -> Result<()> { Err(Error::Stopped) });
         assert!(matches!(parts, Err(Error::Stopped)) && dropped.is_empty());
     }
 }

@@ -3,7 +3,8 @@
 use advdmd_sdk::{DiscriminatorLoss, RewardBatch};
 use tch::Tensor;
 
-use super::rewards::{ActiveReward, floating};
+use super::rewards::ActiveReward;
+use crate::containment::floating;
 use crate::{Error, Result, interrupt};
 
 impl ActiveReward {
@@ -41,7 +42,7 @@ impl ActiveReward {
     }
 
     fn learner_error(&self, source: advdmd_sdk::Error) -> Error {
-        if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
+        if interrupt::is_raised() {
             return Error::Stopped;
         }
         source.context(format!("learner of reward `{}` ({})", self.name, self.provider)).into()

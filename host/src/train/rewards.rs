@@ -8,7 +8,7 @@ use super::networks::Networks;
 use super::rollout::Chunk;
 use super::scoring::not_finite;
 use crate::config::{Batch, Component, Containment, HeldOutSection, OnRewardError, RewardSection, RunConfig};
-use crate::containment;
+use crate::containment::{self, floating};
 use crate::device;
 use crate::passes::Role;
 use crate::random::{Random, Stream};
@@ -293,7 +293,9 @@ impl ActiveReward {
 
     /// Whether its gradients reach the final image or its latents.
     pub fn is_differentiable(&self) -> bool {
-        let plain = self.needs.scope == Scope::Final && self.needs.features.is_none() && !self.learns;
+        // What goes through the decoder at once is cut by memory, not by groups.
+        let plain =
+            self.needs.scope == Scope::Final && self.needs.features.is_none() && !self.learns && !self.needs.groupwise;
         plain && self.needs.differentiable && matches!(self.scorer, Scorer::Here(_))
     }
 
@@ -319,7 +321,7 @@ impl ActiveReward {
     ) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
         let named = |source: advdmd_sdk::Error, reward: &Self| {
-            if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
+            if interrupt::is_raised() {
                 return Error::Stopped;
             }
             source.context(format!("reward `{}` ({})", reward.name, reward.provider)).into()
@@ -405,23 +407,11 @@ impl ActiveReward {
     /// The error of this reward at a step; [`Error::Stopped`] where the user asked the run to stop meanwhile, since a reward that
     /// is waited for gives up then.
     pub fn error(&self, step: usize, source: advdmd_sdk::Error) -> Error {
-        if interrupt::flag().is_ok_and(interrupt::Flag::is_raised) {
+        if interrupt::is_raised() {
             return Error::Stopped;
         }
         Error::Reward { reward: self.name.clone(), provider: self.provider.clone(), step, source }
     }
-}
-
-/// Refuses numbers that are not floating-point, of which no gradient or average can be made.
-///
-/// # Errors
-/// Says which they are.
-pub fn floating(what: &str, tensor: &Tensor) -> advdmd_sdk::Result<()> {
-    let kind = tensor.f_kind()?;
-    if matches!(kind, tch::Kind::Float | tch::Kind::Double | tch::Kind::Half | tch::Kind::BFloat16) {
-        return Ok(());
-    }
-    Err(advdmd_sdk::Error::invalid(format!("gave {what} of type {kind:?}: expected floating-point numbers")))
 }
 
 /// Refuses scores of a wrong number, and those that are not finite.
@@ -482,6 +472,15 @@ fn backprop(config: &RunConfig, all: &[ActiveReward]) -> Result<Vec<usize>> {
         .filter(|&index| config.reward[index].weight > 0.0)
         .filter(|&index| all[index].is_differentiable())
         .collect();
+    if let Some(&index) = fit.iter().find(|&&index| config.reward[index].on_error == OnRewardError::SkipGroup) {
+        let message = format!(
+            "`reward.{index}.on_error` is \"skip_group\", and reward `{}` is a loss as well (`objective.reward_backprop`), which \
+             leaves no group out",
+            all[index].name
+        );
+        let hint = "set on_error = \"stop\", or name other rewards in objective.reward_backprop.rewards".to_owned();
+        return Err(Error::usage(message, hint));
+    }
     if fit.is_empty() {
         let message = "`objective.reward_backprop.weight` is above 0, and no reward of a weight above 0 gives gradients to the \
                        final image";

@@ -12,7 +12,8 @@ use super::networks::Networks;
 use super::rewards::{ActiveReward, Features, Rewards, Scored, checked};
 use super::rollout::{Chunk, Rollout};
 use crate::Result;
-use crate::config::OnRewardError;
+use crate::config::{Batch, OnRewardError};
+use crate::data::Dataset;
 use crate::device::upload;
 use crate::sampling::{Trajectory, sigma_column};
 
@@ -28,6 +29,19 @@ pub struct Subject<'a> {
     pub prompts: &'a [String],
     /// Samples of a prompt, side by side.
     pub group_size: usize,
+}
+
+impl<'a> Subject<'a> {
+    /// A rollout of a run.
+    pub fn new(
+        networks: &'a Networks,
+        trajectory: &'a Trajectory,
+        rollout: &'a Rollout,
+        data: &'a dyn Dataset,
+        batch: &Batch,
+    ) -> Self {
+        Self { networks, trajectory, rollout, prompts: data.prompts(), group_size: batch.group_size }
+    }
 }
 
 /// What rewards say of a rollout.
@@ -198,14 +212,17 @@ impl Rewards {
             if !here(&self.all[index]) || self.all[index].background().is_some() {
                 continue;
             }
+            let part = Part { first: chunk.first, group_size: subject.group_size, step: state - 1 };
+            let may_skip = self.all[index].on_error == OnRewardError::SkipGroup;
+            if may_skip && part.is_known(chunk.len(), dropped) {
+                add(index, self.rescue(index, &scored, part, networks.device, None, dropped)?);
+                continue;
+            }
             let batch = self.batch(&self.all[index], &scored)?;
             let reward = &mut self.all[index];
             let scores = reward.scores(&batch, chunk.first, networks.device);
             let scores = match scores.map_err(|source| reward.error(state - 1, source)) {
-                Err(error) if reward.on_error == OnRewardError::SkipGroup => {
-                    let part = Part { first: chunk.first, group_size: subject.group_size, step: state - 1 };
-                    self.rescue(index, &scored, part, networks.device, error, dropped)?
-                }
+                Err(error) if may_skip => self.rescue(index, &scored, part, networks.device, Some(error), dropped)?,
                 scores => scores?,
             };
             add(index, scores);

@@ -347,18 +347,16 @@ impl Trainer {
         if !self.scores_are_read() {
             return Ok(None);
         }
-        let Self { networks, trajectory, .. } = self;
-        let group_size = self.config.batch.group_size;
-        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
+        let Self { networks, trajectory, data, config, .. } = self;
+        let subject = Subject::new(networks, trajectory, rollout, data.as_ref(), &config.batch);
         self.rewards.begin(&subject).map(Some)
     }
 
     /// The scores of a rollout, as [`Rewards::finish`] gives them; none where nothing was begun.
     fn finish_scoring(&mut self, rollout: &Rollout, pending: Option<Pending>) -> Result<Scores> {
         let Some(pending) = pending else { return Ok(Scores::default()) };
-        let Self { networks, trajectory, .. } = self;
-        let group_size = self.config.batch.group_size;
-        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
+        let Self { networks, trajectory, data, config, .. } = self;
+        let subject = Subject::new(networks, trajectory, rollout, data.as_ref(), &config.batch);
         self.rewards.finish(&subject, pending)
     }
 
@@ -370,9 +368,8 @@ impl Trainer {
 
     /// Refuses scores that are not finite, once they are known to matter.
     pub(super) fn check_scores(&self, scores: &Scores, rollout: &Rollout) -> Result<()> {
-        let Self { networks, trajectory, .. } = self;
-        let group_size = self.config.batch.group_size;
-        let subject = Subject { networks, trajectory, rollout, prompts: self.data.prompts(), group_size };
+        let Self { networks, trajectory, data, config, .. } = self;
+        let subject = Subject::new(networks, trajectory, rollout, data.as_ref(), &config.batch);
         check_finite(&self.rewards, &scores.values, &subject)
     }
 

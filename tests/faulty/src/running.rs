@@ -60,6 +60,8 @@ enum How {
     Segfault,
     /// Ends the process in disorder.
     Abort,
+    /// Starts another process, which outlives this one and holds its output open, and aborts.
+    Orphan,
     /// Ends the process in order.
     Exit,
     /// Is killed, as the system does with processes when memory runs out.
@@ -118,6 +120,11 @@ impl Reward for FaultyRun {
             },
             How::Segfault => ffi::read_nothing(),
             How::Abort => std::process::abort(),
+            How::Orphan => {
+                // Nobody waits for it: that is the fault.
+                let _ = std::process::Command::new("sleep").arg("986").spawn().map_err(Error::failed)?;
+                std::process::abort();
+            }
             How::Exit => std::process::exit(3),
             How::Killed => {
                 // Nothing comes after it.
