@@ -432,8 +432,10 @@ static inline double advdmd_at(const advdmd_lent_tensor *tensor, int64_t b, int6
 
 /* --------------------------------------------------------------------------------------------------------- log */
 
-static advdmd_host_log advdmd_the_log;
-static uint8_t advdmd_the_log_level;
+/* One for all files of a plugin, and for no other library. */
+#define ADVDMD_SHARED __attribute__((weak, visibility("hidden")))
+ADVDMD_SHARED advdmd_host_log advdmd_the_log;
+ADVDMD_SHARED uint8_t advdmd_the_log_level;
 
 /* Writes to the host's log, under the plugin's name: `advdmd_log(ADVDMD_INFO, "made %d", n);` */
 ADVDMD_PRINTF(2, 3)
@@ -537,7 +539,7 @@ static inline advdmd_status advdmd_no_generator_loss(void *self, const advdmd_le
 #endif
 #endif
 
-/* Makes the library a plugin; once, at the end of the file. `id` is an identifier that names the entry's symbol, `name` and
+/* Makes the library a plugin; once, at the end of one file. `id` is an identifier that names the entry's symbol, `name` and
  * `version` are texts, `manifest` is a function that writes the manifest, `reward` and `sampler` make the components
  * (advdmd_no_reward or advdmd_no_sampler if there are none). */
 #define ADVDMD_PLUGIN(id, name, version, manifest, reward, sampler)                                                    \

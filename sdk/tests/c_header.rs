@@ -95,7 +95,7 @@ fn measured(expressions: &Numbers) -> Numbers {
     let source = common::scratch().join("sizes.c");
     std::fs::write(&source, format!("#include \"advdmd.h\"\nint main(void) {{\n{body}    return 0;\n}}\n")).unwrap();
     let program = source.with_extension("");
-    compile("cc", &["-std=c99"], &source, &program);
+    common::compile("cc", &["-std=c99"], &[&source], &program);
     let output = Command::new(program).output().unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();
     let pairs = lines.lines().map(|line| line.split_once(' ').unwrap());
@@ -108,24 +108,10 @@ fn differences(rust: &Numbers, c: &Numbers) -> Vec<String> {
     different.map(|(expression, number)| format!("{expression}: Rust {number}, C {:?}", c.get(expression))).collect()
 }
 
-fn compile(compiler: &str, options: &[&str], source: &Path, out: &Path) {
-    let mut command = Command::new(compiler);
-    command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]).args(options);
-    command
-        .arg("-I")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
-        .arg(source)
-        .arg("-o")
-        .arg(out)
-        .arg("-lm");
-    let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
-    assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 fn library(compiler: &str, options: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/c_plugin.c");
     let out = common::scratch().join(format!("libc_plugin-{}{}.so", compiler.replace('+', "p"), options.concat()));
-    compile(compiler, &[&["-fPIC", "-shared"], options].concat(), &source, &out);
+    common::compile(compiler, &[&["-fPIC", "-shared"], options].concat(), &[&source], &out);
     out
 }
 

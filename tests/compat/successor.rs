@@ -119,6 +119,19 @@ unsafe extern \"C\" fn title_fn_wrapper(this: *mut c_void, out: &Sink) -> Status
         \"untitled\".to_owned()
     }\n",
     ),
+    // What holds all of it against the golden file.
+    (
+        "sdk/src/abi/layout.rs",
+        "PluginVtable { manifest, connect, set_log_level, reward, sampler, backbone }",
+        "PluginVtable { manifest, connect, set_log_level, reward, sampler, backbone, about }",
+    ),
+    ("sdk/src/abi/layout.rs", "            learner_generator_loss\n", "            learner_generator_loss, describe\n"),
+    (
+        "sdk/src/abi/layout.rs",
+        "transition, preserves_marginals, order }",
+        "transition, preserves_marginals, order, title }",
+    ),
+    ("sdk/src/abi/layout.rs", "span_exit, span_close }", "span_exit, span_close, connected }"),
     // The host's table: here the plugin is the side that does without.
     (
         "sdk/src/abi/trace.rs",

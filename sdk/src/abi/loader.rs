@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use abi_stable::StableAbi;
+use abi_stable::abi_stability::PrefixStableAbi;
 use abi_stable::abi_stability::abi_checking::{
     AbiInstability, AbiInstabilityError, CheckingGlobals, check_layout_compatibility_with_globals,
 };
-use abi_stable::prefix_type::WithMetadata;
-use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
+use abi_stable::prefix_type::{PrefixRefTrait, WithMetadata};
+use abi_stable::type_layout::{TLData, TLFieldOrFunction, TypeLayout};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::Serialize;
@@ -24,9 +25,7 @@ use super::root::{Entry, PluginVtableRef};
 use super::sampler::ForeignSampler;
 use super::sink::call;
 use super::trace::HostLog;
-use super::{
-    Header, LoadError, PluginVtable, RewardObject, SamplerObject, header_of_elf, layouts, mismatches, read_header,
-};
+use super::{Header, LoadError, PluginVtable, RewardObject, SamplerObject, header_of_elf, mismatches, read_header};
 use crate::trace::emit;
 use crate::{Error, Manifest, Result, Reward, RewardInit, Sampler};
 
@@ -79,7 +78,7 @@ impl Plugin {
         let (layout, table) = unsafe { ((&raw const (*entry).layout).read(), &raw const (*entry).vtable) };
         check_layout(path, header, layout)?;
         // SAFETY: the table is that of this version of the protocol, or null.
-        if let Some(function) = unsafe { absent_function(table.cast(), "PluginVtable") } {
+        if let Some(function) = unsafe { absent_function(table) } {
             return Err(LoadError::NoFunction { path: path.into(), function });
         }
         // SAFETY: the table is there.
@@ -130,7 +129,7 @@ impl Plugin {
             // SAFETY: the layout was checked, and `place` holds a reward.
             self.call(|out| unsafe { function(config.as_str().into(), init.as_str().into(), place, out) })?;
             // SAFETY: a function that returns no error has written the object.
-            unsafe { check_functions((&raw const (*place).vtable).cast(), "RewardVtable") }
+            unsafe { check_functions(&raw const (*place).vtable) }
         })?;
         // SAFETY: the plugin has just made the object for us.
         Ok(Box::new(unsafe { ForeignReward::new(object) }?))
@@ -147,7 +146,7 @@ impl Plugin {
             // SAFETY: the layout was checked, and `place` holds a sampler.
             self.call(|out| unsafe { function(config.as_str().into(), place, out) })?;
             // SAFETY: a function that returns no error has written the object.
-            unsafe { check_functions((&raw const (*place).vtable).cast(), "SamplerVtable") }
+            unsafe { check_functions(&raw const (*place).vtable) }
         })?;
         // SAFETY: the plugin has just made the object for us.
         Ok(Box::new(unsafe { ForeignSampler::new(object) }?))
@@ -244,30 +243,46 @@ const TABLE: usize = offset_of!(WithMetadata<PluginVtable>, value);
 
 /// Name of the first function that a table lacks, or of the table where it is missing altogether: both can be written in C.
 ///
+/// The first word of a table says which of the functions there are, bit by bit. An older table ends before those that were
+/// appended since, and what lies behind its end is not looked at; a function within the prefix must be there, since the
+/// accessors of those ask nothing.
+///
 /// # Safety
-/// `reference` is where a reference to a table of that name lies, or null in its place.
-unsafe fn absent_function(reference: *const *const *const c_void, table: &str) -> Option<String> {
+/// `reference` is where a reference of the type `R` to a table lies, or null in its place.
+unsafe fn absent_function<R>(reference: *const R) -> Option<String>
+where
+    R: PrefixRefTrait<PrefixFields: PrefixStableAbi>,
+{
+    let layout = <R::PrefixFields as PrefixStableAbi>::LAYOUT;
     // SAFETY: the caller's.
-    let found = unsafe { *reference };
+    let found = unsafe { reference.cast::<*const u64>().read() };
     if found.is_null() {
-        return Some(table.to_owned());
+        return Some(layout.name().to_owned());
     }
-    let known = layouts().into_iter().find(|layout| layout.name == table)?;
-    let is_null = |offset: usize| {
-        // SAFETY: the table holds a function, or null in its place, at the offset of each field.
-        unsafe { found.byte_add(TABLE + offset).read().is_null() }
+    let TLData::PrefixType(known) = layout.data() else { return None };
+    // SAFETY: each table begins with the word of its functions.
+    let there = unsafe { found.read() };
+    let is_null = |index: usize| {
+        // SAFETY: the table says that it holds this function, or null in its place.
+        unsafe { found.byte_add(TABLE).cast::<*const c_void>().add(index).read().is_null() }
     };
-    let name = known.fields.iter().find(|(_, offset)| is_null(*offset)).map(|(name, _)| name)?;
-    Some(format!("{table}.{name}"))
+    let is_absent = |index: usize| {
+        if there >> index & 1 == 1 { is_null(index) } else { index < usize::from(known.first_suffix_field) }
+    };
+    let (_, name) = (0..).zip(known.fields.iter()).find(|(index, _)| is_absent(*index))?;
+    Some(format!("{}.{}", layout.name(), name.name()))
 }
 
 /// The same as an error of the component that the table belongs to.
 ///
 /// # Safety
 /// As [`absent_function`].
-unsafe fn check_functions(reference: *const *const *const c_void, table: &str) -> Result<()> {
+unsafe fn check_functions<R>(reference: *const R) -> Result<()>
+where
+    R: PrefixRefTrait<PrefixFields: PrefixStableAbi>,
+{
     // SAFETY: the caller's.
-    match unsafe { absent_function(reference, table) } {
+    match unsafe { absent_function(reference) } {
         Some(function) => Err(Error::failed(format!("the plugin gave no function `{function}`"))),
         None => Ok(()),
     }
@@ -324,7 +339,7 @@ fn place(errors: &[&AbiInstabilityError]) -> String {
 #[allow(dead_code, reason = "of the other table only the layout is used")]
 mod tests {
     use super::*;
-    use crate::abi::Sink;
+    use crate::abi::{SamplerVtableRef, Sink};
     use abi_stable::std_types::RStr;
 
     /// [`PluginVtable`](crate::abi::PluginVtable) with one type changed.
@@ -369,19 +384,50 @@ mod tests {
         assert!(check_layout(path, &header, None).is_ok());
     }
 
+    /// [`SamplerVtable`](crate::abi::SamplerVtable) as a later version may have it, at the end of its first two functions.
+    #[repr(C)]
+    #[derive(StableAbi)]
+    #[sabi(kind(Prefix(prefix_ref = GrownRef)))]
+    #[sabi(missing_field(option))]
+    struct Grown {
+        release: unsafe extern "C" fn(this: *mut c_void),
+        #[sabi(last_prefix_field)]
+        order: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> crate::abi::Status,
+        title: unsafe extern "C" fn(this: *mut c_void, out: &Sink) -> crate::abi::Status,
+    }
+
+    /// What [`absent_function`] says of a table of these words.
+    fn absent<R: PrefixRefTrait<PrefixFields: PrefixStableAbi>>(words: &[u64]) -> Option<String> {
+        let table = words.as_ptr();
+        // SAFETY: each word stands for a function that is not called.
+        unsafe { absent_function((&raw const table).cast::<R>()) }
+    }
+
     #[test]
     fn a_function_that_is_null_is_named() {
-        let name = |words: &[usize]| {
-            let table = words.as_ptr().cast::<*const c_void>();
-            // SAFETY: each word stands for a function that is not called.
-            unsafe { absent_function(&raw const table, "SamplerVtable") }
-        };
         // abi_stable's two words, then release, sigmas, transition, preserves_marginals, order.
-        assert_eq!(name(&[0, 0, 1, 1, 1, 1, 1]), None);
-        assert_eq!(name(&[0, 0, 1, 1, 0, 1, 1]).as_deref(), Some("SamplerVtable.transition"));
-        let none = std::ptr::null::<*const c_void>();
+        let name = absent::<SamplerVtableRef>;
+        assert_eq!(name(&[0b1_1111, 0, 1, 1, 1, 1, 1]), None);
+        assert_eq!(name(&[0b1_1111, 0, 1, 1, 0, 1, 1]).as_deref(), Some("SamplerVtable.transition"));
+        // A table that does not own up to a function: its accessor would call what stands there.
+        assert_eq!(name(&[0b0_1111, 0, 1, 1, 1, 1, 1]).as_deref(), Some("SamplerVtable.order"));
+        let none = std::ptr::null::<u64>();
         // SAFETY: as above; there is no table.
-        let absent = unsafe { absent_function(&raw const none, "SamplerVtable") };
+        let absent = unsafe { absent_function((&raw const none).cast::<SamplerVtableRef>()) };
         assert_eq!(absent.as_deref(), Some("SamplerVtable"));
+    }
+
+    #[test]
+    fn a_table_may_be_older_or_newer() {
+        let name = absent::<GrownRef>;
+        assert_eq!(name(&[0b111, 0, 1, 1, 1]), None);
+        // Older: what lies behind its end is none of its functions.
+        assert_eq!(name(&[0b11, 0, 1, 1, 0]), None);
+        assert_eq!(name(&[0b11, 0, 1, 0, 0]).as_deref(), Some("Grown.order"));
+        assert_eq!(name(&[0b01, 0, 1, 1, 1]).as_deref(), Some("Grown.order"));
+        // What it says that it has, it must have.
+        assert_eq!(name(&[0b111, 0, 1, 1, 0]).as_deref(), Some("Grown.title"));
+        // Newer: more than is known here.
+        assert_eq!(name(&[0b1111, 0, 1, 1, 1, 0]), None);
     }
 }

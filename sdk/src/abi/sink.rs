@@ -45,11 +45,13 @@ impl Sink {
 }
 
 #[cfg(feature = "loader")]
-pub(super) use host::call;
+pub(super) use host::{call, lossy};
 
 /// The host's side.
 #[cfg(feature = "loader")]
 mod host {
+    use std::borrow::Cow;
+
     use super::{RSlice, RStr, Sink, c_void};
     use crate::abi::Status;
     use crate::{Error, Result};
@@ -115,14 +117,15 @@ mod host {
     }
 
     /// A plugin in another language may send anything as a text.
-    fn lossy(text: RStr<'_>) -> String {
-        if text.is_empty() { String::new() } else { String::from_utf8_lossy(text.as_bytes()).into_owned() }
+    pub(in crate::abi) fn lossy(text: RStr<'_>) -> Cow<'_, str> {
+        // The pointer of an empty text may be null. As a `str`, even on the way to its bytes, it would have to be UTF-8.
+        if text.is_empty() { Cow::Borrowed("") } else { String::from_utf8_lossy(text.as_rslice().as_slice()) }
     }
 
     unsafe extern "C" fn text(ctx: *mut c_void, text: RStr<'_>) {
         // SAFETY: `ctx` is the answer that `call` made, which nobody else holds during the call.
         let answer = unsafe { &mut *ctx.cast::<Answer>() };
-        answer.text = lossy(text);
+        answer.text = lossy(text).into_owned();
     }
 
     unsafe extern "C" fn numbers(ctx: *mut c_void, numbers: RSlice<'_, f64>) {
@@ -140,7 +143,7 @@ mod host {
         if !handle.is_null() {
             // SAFETY: the plugin gives up its handle.
             let tensor = unsafe { crate::abi::tensor::from_handle(handle) };
-            answer.tensors.push((lossy(name), tensor));
+            answer.tensors.push((lossy(name).into_owned(), tensor));
         }
     }
 

@@ -134,6 +134,7 @@ mod host {
 
     use super::{HostLog, HostLogVtable, HostLogVtableRef, LogRecord, MARKER, RStr, c_void};
     use crate::abi::guard::catch;
+    use crate::abi::sink::lossy;
     use crate::trace::{Record, emit};
 
     static VTABLE: WithMetadata<HostLogVtable> =
@@ -149,17 +150,18 @@ mod host {
         }
     }
 
-    impl<'a> LogRecord<'a> {
-        fn view(&'a self) -> Record<'a> {
-            Record {
+    impl LogRecord<'_> {
+        /// Gives the record to `act`; a plugin in another language may send anything as a text.
+        fn read<T>(&self, act: impl FnOnce(&Record<'_>) -> T) -> T {
+            act(&Record {
                 level: self.level,
-                name: self.name.as_str(),
-                target: self.target.as_str(),
-                file: self.file.as_str(),
+                name: &lossy(self.name),
+                target: &lossy(self.target),
+                file: &lossy(self.file),
                 line: self.line,
-                message: self.message.as_str(),
-                fields: self.fields.as_str(),
-            }
+                message: &lossy(self.message),
+                fields: &lossy(self.fields),
+            })
         }
     }
 
@@ -168,13 +170,13 @@ mod host {
     unsafe extern "C" fn event(ctx: *const c_void, record: &LogRecord<'_>) {
         // SAFETY: `ctx` is the name that `of_plugin` leaked; so it is below.
         let plugin = unsafe { &*ctx.cast::<String>() };
-        let _ = catch(|| emit::event(plugin, &record.view()));
+        let _ = catch(|| record.read(|record| emit::event(plugin, record)));
     }
 
     unsafe extern "C" fn span_new(ctx: *const c_void, record: &LogRecord<'_>) -> u64 {
         // SAFETY: as in `event`.
         let plugin = unsafe { &*ctx.cast::<String>() };
-        match catch(|| emit::span(plugin, &record.view())) {
+        match catch(|| record.read(|record| emit::span(plugin, record))) {
             // The number is the span's address, so that no table is needed to find it.
             Ok(Some(span)) => Box::into_raw(Box::new(span)) as u64,
             _ => 0,
@@ -193,7 +195,7 @@ mod host {
     unsafe extern "C" fn span_record(_ctx: *const c_void, span: u64, fields: RStr<'_>) {
         // SAFETY: the plugin passes numbers of its open spans.
         let Some(span) = (unsafe { known(span) }) else { return };
-        let _ = catch(|| emit::record(span, fields.as_str()));
+        let _ = catch(|| emit::record(span, &lossy(fields)));
     }
 
     unsafe extern "C" fn span_enter(_ctx: *const c_void, span: u64) {

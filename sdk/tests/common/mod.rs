@@ -54,3 +54,18 @@ pub fn scratch() -> PathBuf {
     std::fs::create_dir_all(&folder).expect("the folder is made");
     folder
 }
+
+/// Compiles C or C++ with `advdmd.h`, warnings being errors.
+pub fn compile(compiler: &str, options: &[&str], sources: &[&Path], out: &Path) {
+    let mut command = Command::new(compiler);
+    command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]).args(options);
+    command
+        .arg("-I")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+        .args(sources)
+        .arg("-o")
+        .arg(out)
+        .arg("-lm");
+    let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
+    assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
+}
