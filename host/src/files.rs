@@ -1,6 +1,6 @@
 //! Writing files and folders so that a reader finds the old one or the new one, never a half.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -52,12 +52,20 @@ pub fn set_aside(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a file beside its place, flushes it to disk and renames it.
+/// Writes a file beside its place, flushes it to disk and renames it. A link keeps leading where it leads; what is there and no
+/// file, such as a pipe or `/dev/stdout`, is written to as it stands.
 ///
 /// # Errors
 /// Names the file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_by_way_of(&sibling(path, "part"), path, bytes)
+    let Ok(found) = fs::metadata(path) else { return write_by_way_of(&sibling(path, "part"), path, bytes) };
+    if !found.is_file() && !found.is_dir() {
+        let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes));
+        return written.map_err(Error::file("write", path));
+    }
+    let real =
+        if path.is_symlink() { fs::canonicalize(path).map_err(Error::file("write", path))? } else { path.into() };
+    write_by_way_of(&sibling(&real, "part"), &real, bytes)
 }
 
 /// As [`write()`], for a file that other processes write as well: each beside it on its own, and the last one stays.
@@ -215,5 +223,31 @@ impl FileDigest {
             return Ok(());
         }
         Err(Error::content(path, format!("damaged: SHA-256 {found}, expected {}", self.sha256)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_files_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link, pipe) = (folder.path().join("file"), folder.path().join("link"), folder.path().join("pipe"));
+        symlink("file", &link).unwrap();
+        write(&file, b"old").unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(link.is_symlink());
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write(&pipe, b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     }
 }

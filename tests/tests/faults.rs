@@ -358,3 +358,18 @@ fn a_locked_run_gives_its_processes_the_same_lock() {
     let output = runs.train("out", &["--locked"]);
     assert!(output.status.success(), "{}", text(&output));
 }
+
+#[test]
+fn a_check_outlives_the_plugin() {
+    let runs = runs();
+    let library = runs.path("plugins/libadvdmd_faulty.so").display().to_string();
+    let check = |more: &[&str]| {
+        let args = ["check", "reward", "type=faulty-run,how=segfault", "--plugin-path", &library];
+        let output = runs.0.run(&[&args[..], more].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        text(&output)
+    };
+    let said = check(&[]);
+    assert!(said.contains("brought the checks down: the process was ended by signal 11 (SIGSEGV"), "{said}");
+    assert!(check(&["-v"]).contains("reward `faulty-run`: answers"));
+}

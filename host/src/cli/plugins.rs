@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use advdmd::Result;
 use advdmd::config::SchemaView;
 use advdmd::registry::{Entry, Lock, LockedPlugin, Provider, Registry};
+use advdmd::{Error, Result};
 use advdmd_sdk::Kind;
 use advdmd_sdk::abi::Header;
 use clap::{Args, Subcommand, ValueEnum};
@@ -104,6 +104,11 @@ fn pin(args: &Pin) -> Result<()> {
     let resolved = args.config.load_run()?;
     let lock = Registry::discover(&resolved.config.plugins.paths)?.lock(&resolved.config)?;
     let path = args.lock.clone().unwrap_or_else(|| Lock::beside(&args.config.config));
+    // A slip of the hand must not cost a configuration.
+    if path.is_file() && Lock::read(&path, "").is_err() {
+        let message = format!("{} is there and is no lock of this program", path.display());
+        return Err(Error::usage(message, "remove it, or name another file with --lock".to_owned()));
+    }
     lock.write(&path)?;
     let mut rows = vec![["FILE", "PLUGIN", "VERSION", "PROTOCOL", "SHA-256", "COMPONENTS"].map(str::to_owned).to_vec()];
     rows.extend(lock.plugins.iter().map(|plugin| {

@@ -20,7 +20,7 @@ pub(crate) use check::Check;
 pub use pretrain::{LogitNormal, PretrainConfig};
 pub use resolved::{Resolved, json_schema, load_pretrain, load_run, merged, parse_run};
 pub(crate) use resolved::{make_absolute, missing_file, refuse, resolve_model};
-pub use rules::Problem;
+pub use rules::{LONGEST_LIMIT, Problem};
 pub use schema::{
     Batch, Checkpoint, Component, Compute, Containment, Critic, Data, Dmd, Eval, Gan, Grpo, HeldOutSection,
     ImageOptions, Isolation, Objectives, OnBroken, OnHacking, OnRewardError, OnSaveError, Optimizer, Plugins,

@@ -87,6 +87,9 @@ const MOST_SAMPLES: usize = 1 << 20;
 #[derive(Default)]
 struct Rules(Vec<Problem>);
 
+/// Seconds of a year: whoever wants longer wants no limit.
+pub const LONGEST_LIMIT: f64 = 366.0 * 86400.0;
+
 impl Rules {
     fn problem(&mut self, path: &str, message: String, hint: Option<String>) {
         self.0.push(Problem { path: KeyPath::of(path), message, hint });
@@ -231,7 +234,9 @@ impl Rules {
 
     fn containment(&mut self, table: &str, containment: &Containment) {
         if let Some(limit) = containment.time_limit {
-            self.positive(&format!("{table}.time_limit"), limit);
+            let key = format!("{table}.time_limit");
+            self.positive(&key, limit);
+            self.expect(limit <= LONGEST_LIMIT, &key, limit, "a year of seconds at most");
         }
         if containment.restarts.is_some() && containment.isolation == Isolation::None {
             let hint = "set `isolation = \"process\"` as well, or leave the key out".to_owned();

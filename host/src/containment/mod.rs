@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use advdmd_sdk::{Reward, RewardInit};
 
-use crate::config::{Component, Containment, Isolation, OnRewardError};
+use crate::config::{Component, Containment, Isolation, LONGEST_LIMIT, OnRewardError};
 use crate::registry::Registry;
 use crate::{Error, Result};
 
 pub use checked::{Checked, floating};
 pub use child::serve;
+pub use process::describe;
 
 /// The first argument of a reward's process, which is the running program once more: it then calls [`serve`].
 pub const COMMAND: &str = "plugin-host";
@@ -44,8 +45,13 @@ pub fn reward(
     registry: &Registry,
     init: &RewardInit,
 ) -> Result<Box<dyn Reward>> {
-    let limit = containment.time_limit.map(Duration::try_from_secs_f64).transpose();
-    let limit = limit.map_err(|error| Error::config(format!("reward `{name}`: `time_limit`: {error}")))?;
+    let seconds = containment.time_limit;
+    if let Some(found) = seconds.filter(|seconds| !(*seconds > 0.0 && *seconds <= LONGEST_LIMIT)) {
+        let message =
+            format!("reward `{name}`: `time_limit`: expected seconds above 0, a year of them at most, found {found}");
+        return Err(Error::usage(message, "leave it out for no limit".to_owned()));
+    }
+    let limit = seconds.map(Duration::from_secs_f64);
     match (containment.isolation, limit) {
         (Isolation::None, None) => registry.reward(component, init),
         (Isolation::None, Some(limit)) => {

@@ -255,6 +255,9 @@ impl Process {
     fn ask(&mut self, request: &Request, limit: Option<Duration>) -> Result<Reply, Lost> {
         let line = wire::line(request).map_err(|error| Lost::Process(error.to_string()))?;
         self.answers.get_mut().deadline = limit.map(|limit| Instant::now() + limit);
+        let patience = limit.map_or(PATIENCE, |limit| limit.clamp(Duration::from_millis(1), PATIENCE));
+        // Fails for a length of 0 alone.
+        let _ = self.requests.set_read_timeout(Some(patience));
         // A request that cannot be sent is as good as an answer that never comes: the process has ended.
         let sent = self.send(&line);
         let answer = sent.and_then(|()| wire::read(&mut self.answers));
@@ -409,7 +412,7 @@ fn pass_on(line: &str) -> Option<()> {
 }
 
 /// How a process ended, in words.
-fn describe(status: ExitStatus) -> String {
+pub fn describe(status: ExitStatus) -> String {
     let Some(signal) = status.signal() else {
         return status.code().map_or_else(|| "ended".to_owned(), |code| format!("ended with exit code {code}"));
     };

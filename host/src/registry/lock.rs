@@ -9,7 +9,7 @@ use advdmd_sdk::abi::read_header;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Place, Provider, Registry, places, provider, search};
+use super::{Place, Provider, Registry, places, provider, search, trust};
 use crate::config::{KeyPath, Settings};
 use crate::error::{Error, Result};
 use crate::files;
@@ -200,6 +200,8 @@ impl Lock {
     /// name with another content, a plugin that is named but unknown, or one that is not there.
     pub fn enforce<T: Settings>(config: &T, path: &Path, renew: &str) -> Result<()> {
         let lock = Self::read(path, renew)?;
+        // Who writes the lock chooses the plugins.
+        trust::check(path).map_err(|reason| Error::usage(format!("{}: {reason}", path.display()), None))?;
         let claim = Claim { lock: &lock, path, renew };
         let linked = provider::linked()?.components;
         let mut used = Vec::new();

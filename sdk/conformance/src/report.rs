@@ -165,6 +165,8 @@ impl Examiner {
 
     /// Runs a check; its own panic is a failure too. Tells whether it did not fail.
     pub(crate) fn check(&mut self, name: &str, body: impl FnOnce() -> Verdict) -> bool {
+        // Where the plugin ends the process, this is the last that is heard of it.
+        tracing::debug!("{} `{}`: {name}", self.0.kind, self.0.name);
         // Methods that cannot return an error raise the plugin's panic again.
         let verdict = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);

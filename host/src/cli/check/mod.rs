@@ -5,7 +5,7 @@ mod parity;
 
 use std::path::PathBuf;
 
-use advdmd::{Error, Result};
+use advdmd::{Error, Result, containment};
 use advdmd_sdk::Kind;
 use clap::{Args, Subcommand};
 
@@ -67,7 +67,14 @@ pub struct CheckBackbone {
     compute: ComputeArgs,
 }
 
+/// Says that this process is the one that may be ended by the plugin.
+const CHILD: &str = "ADVDMD_CHECK_CHILD";
+
 pub fn run(command: &Command) -> Result<()> {
+    let compares = matches!(command, Command::Backbone(args) if args.golden.is_some());
+    if !compares && std::env::var_os(CHILD).is_none() {
+        return apart();
+    }
     match command {
         Command::Reward(args) => conformance::of_text(Kind::Reward, &args.component, &args.report),
         Command::Sampler(args) => conformance::of_text(Kind::Sampler, &args.component, &args.report),
@@ -84,5 +91,21 @@ pub fn run(command: &Command) -> Result<()> {
             (None, Some(text)) => conformance::of_text(Kind::Backbone, text, &args.report),
             (None, None) => conformance::of_backbone(&args.backbone, &args.report),
         },
+    }
+}
+
+/// Runs this very command in a process of its own: a plugin that is to be checked may end it.
+fn apart() -> Result<()> {
+    let fail = |error| Error::failed(format!("the checks cannot be started: {error}"));
+    let mut check = std::process::Command::new("/proc/self/exe");
+    let status = check.args(std::env::args_os().skip(1)).env(CHILD, "1").status().map_err(fail)?;
+    match status.code() {
+        Some(0) => Ok(()),
+        // It has said why.
+        Some(code) => std::process::exit(code),
+        None => {
+            let message = format!("the plugin brought the checks down: the process {}", containment::describe(status));
+            Err(Error::failed(format!("{message}; `-v` names each check before it runs")))
+        }
     }
 }
