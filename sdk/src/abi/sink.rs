@@ -118,8 +118,9 @@ mod host {
 
     /// A plugin in another language may send anything as a text.
     pub(in crate::abi) fn lossy(text: RStr<'_>) -> Cow<'_, str> {
-        // The pointer of an empty text may be null. As a `str`, even on the way to its bytes, it would have to be UTF-8.
-        if text.is_empty() { Cow::Borrowed("") } else { String::from_utf8_lossy(text.as_rslice().as_slice()) }
+        // The pointer of an empty text may be null, and a plugin may say that a text of no place has a length. As a `str`, even on
+        // the way to its bytes, it would have to be UTF-8.
+        if text.is_empty() || text.as_ptr().is_null() { Cow::Borrowed("") } else { String::from_utf8_lossy(text.as_rslice().as_slice()) }
     }
 
     unsafe extern "C" fn text(ctx: *mut c_void, text: RStr<'_>) {
@@ -131,7 +132,7 @@ mod host {
     unsafe extern "C" fn numbers(ctx: *mut c_void, numbers: RSlice<'_, f64>) {
         // SAFETY: as in `text`.
         let answer = unsafe { &mut *ctx.cast::<Answer>() };
-        if !numbers.is_empty() {
+        if !numbers.is_empty() && !numbers.as_ptr().is_null() {
             answer.numbers.extend_from_slice(numbers.as_slice());
         }
     }
