@@ -59,7 +59,10 @@ pub(super) fn open(path: &Path) -> Result<Arc<PluginFile>, OpenError> {
     static OPEN: LazyLock<Mutex<HashMap<PathBuf, Arc<PluginFile>>>> = LazyLock::new(Mutex::default);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     // Links are followed once: what is checked is what is loaded.
-    let real = path.canonicalize().map_err(OpenError::refused)?;
+    let real = path.canonicalize().map_err(|error| match read_header(path) {
+        Err(said) => OpenError::of(&said, path),
+        Ok(_) => OpenError::refused(error),
+    })?;
     if let Some(file) = open.get(&real) {
         return Ok(Arc::clone(file));
     }
