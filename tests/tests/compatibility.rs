@@ -36,7 +36,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A copy of the SDK with the edits of [`successor`].
 fn successor() -> PathBuf {
     let (from, to) = (repository(), folder().join("next"));
-    let of_sdk = ["sdk/src", "sdk/build", "sdk/include", "sdk/tests"].into_iter().flat_map(|part| files(&from.join(part)));
+    let of_sdk =
+        ["sdk/src", "sdk/build", "sdk/include", "sdk/tests"].into_iter().flat_map(|part| files(&from.join(part)));
     let alone = ["Cargo.toml", "sdk/Cargo.toml", "sdk/build.rs"].map(|name| from.join(name));
     for path in of_sdk.chain(alone) {
         let name = path.strip_prefix(from).unwrap();
