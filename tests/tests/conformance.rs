@@ -65,8 +65,16 @@ fn each_check_of_rewards_finds_its_fault() {
     for check in ["deterministic", "permutation", "batch_split", "dtypes", "gradient", "grad_mode", "memory"] {
         assert_eq!(outcome(&healthy, check).0, Outcome::Ok, "{check}: {healthy}");
     }
+    // A good one that refuses anything but whole groups.
     let groupwise = reward("groupwise", &[]);
     assert_eq!(outcome(&groupwise, "batch_split").0, Outcome::Skipped);
+    for check in ["answers", "deterministic", "dtypes", "same_scores", "gradient", "memory"] {
+        assert_eq!(outcome(&groupwise, check).0, Outcome::Ok, "{check}: {groupwise}");
+    }
+    // NaN is not close to anything.
+    reward("nan_in_half", &["dtypes"]);
+    reward("nan_on_device", &["same_scores"]);
+    reward("nan_without_gradient", &["gradient"]);
     for fault in [
         "needs",
         "answers",
@@ -121,6 +129,7 @@ fn each_check_of_samplers_finds_its_fault() {
     sampler("gains-x0", &["x0_coefficient"]);
     sampler("over-noised", &["noise_level"]);
     sampler("wrong-order", &["order"]);
+    sampler("nan-in-many-steps", &["order"]);
     sampler("leaks", &["memory"]);
 }
 

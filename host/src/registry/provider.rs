@@ -58,13 +58,17 @@ pub(super) fn linked() -> advdmd_sdk::Result<Manifest> {
 pub(super) fn open(path: &Path) -> Result<Arc<PluginFile>, OpenError> {
     static OPEN: LazyLock<Mutex<HashMap<PathBuf, Arc<PluginFile>>>> = LazyLock::new(Mutex::default);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // Links are followed once: what is checked is what is loaded.
+    let real = path.canonicalize().map_err(|error| match read_header(path) {
+        Err(said) => OpenError::of(&said, path),
+        Ok(_) => OpenError::refused(error),
+    })?;
     if let Some(file) = open.get(&real) {
         return Ok(Arc::clone(file));
     }
     // What it says of itself comes first: a text or an ordinary library is no matter of trust.
-    read_header(path).map_err(|error| OpenError::of(&error, path))?;
-    trust::check(path).map_err(OpenError::refused)?;
+    read_header(&real).map_err(|error| OpenError::of(&error, &real))?;
+    trust::check(path, &real).map_err(OpenError::refused)?;
     let file = Arc::new(load(&real)?);
     open.insert(real, Arc::clone(&file));
     Ok(file)

@@ -10,7 +10,7 @@ const DEPENDENCIES: [&str; 8] =
     ["advdmd", "advdmd-build", "advdmd-conformance", "advdmd-nn", "advdmd-sdk", "schemars", "serde", "tch"];
 
 /// What cargo refuses as the name of a package, or could not build: Rust's words and its own crates.
-const RESERVED: [&str; 53] = [
+const RESERVED: [&str; 61] = [
     "abstract",
     "alloc",
     "as",
@@ -64,6 +64,14 @@ const RESERVED: [&str; 53] = [
     "true",
     "try",
     "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
 ];
 
 /// # Errors
@@ -111,4 +119,28 @@ fn suggestion(name: &str) -> String {
     }
     let parts: Vec<_> = better.split('-').filter(|part| !part.is_empty()).collect();
     parts.join("-").trim_start_matches(|first: char| first.is_ascii_digit() || first == '-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Rust Reference, "Keywords": strict and reserved ones of the 2024 edition, in lower case.
+    const KEYWORDS: &str = "as break const continue crate else enum extern false fn for if impl in let loop match mod move mut pub \
+                            ref return self static struct super trait true type unsafe use where while async await dyn \
+                            abstract become box do final gen macro override priv try typeof unsized virtual yield";
+    /// What else cargo refuses: names of its own folders and of crates that come with Rust.
+    const OF_CARGO: &str = "deps examples build incremental alloc core proc-macro std test";
+
+    #[test]
+    fn no_word_of_rust_is_a_name() {
+        for word in KEYWORDS.split_whitespace().chain(OF_CARGO.split_whitespace()) {
+            let error = check(word).err().unwrap_or_else(|| panic!("{word} is taken for a name")).to_string();
+            assert!(error.contains("is a word of Rust"), "{error}");
+        }
+        // Weak keywords are names.
+        for word in ["union", "safe", "raw", "my-type"] {
+            assert!(check(word).is_ok(), "{word}");
+        }
+    }
 }

@@ -1,4 +1,6 @@
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use super::*;
 
@@ -101,4 +103,27 @@ fn an_sdk_is_found_by_its_package() {
     let odd = Sdk::Folder("/a \"b\\".into()).dependency("").unwrap();
     let table: toml::Table = odd.parse().unwrap();
     assert_eq!(table["path"].as_str(), Some("/a \"b\\"));
+}
+
+/// `make CFLAGS=...` takes the place of all that a Makefile says of `CFLAGS`.
+#[test]
+fn flags_of_the_command_line_leave_those_that_are_needed() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("c");
+    scaffold(Kind::Reward, Language::C, folder.clone()).write().unwrap();
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let example = base.path().join("example");
+    fs::create_dir(&example).unwrap();
+    for file in ["Makefile", "reward-symmetry.c"] {
+        fs::copy(repository.join("examples/reward-symmetry-c").join(file), example.join(file)).unwrap();
+    }
+    let sdk = format!("SDK={}", repository.join("sdk/include").display());
+    for (folder, library) in [(folder, "libmy_plugin.so"), (example, "libreward_symmetry.so")] {
+        let output = Command::new("make").args(["CFLAGS=-O3 -Werror", &sdk]).current_dir(&folder).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && folder.join(library).exists(), "{said}");
+        for flag in ["-std=c99", "-Wall", "-Wextra", "-fPIC", "-O3"] {
+            assert!(said.split_whitespace().any(|word| word == flag), "{flag}: {said}");
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //!
 //! Without the feature `torch` the crate needs no libtorch, and the checks marked *torch* are skipped; `advdmd check` runs them
 //! all. Inputs are small: images of 3x32x32, latents of 4x8x8, features of 16x4x4 unless [`Subject::with_spec`] says otherwise.
+//! A reward that says `groupwise` is given whole groups, four samples of a prompt side by side.
 //!
 //! # Every component
 //!
@@ -27,14 +28,14 @@
 //! | `grad_mode` *torch* | a call leaves libtorch's gradient mode as it was | `tch::no_grad(…)`, or a guard in a variable |
 //! | `rng_state` *torch* | libtorch's global generator is not drawn from | a generator of your own, from the given seed |
 //! | `default_dtype`, `threads` *torch* | libtorch's default type and number of threads stay | they belong to the host |
-//! | `memory` | the process grows by less than 6 MB (or an eighth of what was lent) in 1,000 calls; fewer of a slow component | keep nothing that grows with each call |
+//! | `memory` | the process grows by less than 6 MB (or an eighth of what was lent) in 1,000 calls; fewer of a slow component, with more lent in each, and `skipped` if it is too slow to be lent 24 MB in all | keep nothing that grows with each call |
 //!
 //! # Rewards
 //!
 //! | check | what it asks | how to mend it |
 //! | --- | --- | --- |
 //! | `needs` | [`Needs`](advdmd_sdk::Needs) that do not contradict each other; taps rise and exist | see the fields' documentation |
-//! | `answers` | scores, not an error or a panic, for batches of four and of one, an empty prompt, many scripts, 4,000 letters, black, white and constant images; an error with a text is fine for uneven sizes; the host sends no empty batch | mend what the error names |
+//! | `answers` | scores, not an error or a panic, for batches of four and of one (for `groupwise`, of one and of two groups), an empty prompt, many scripts, 4,000 letters, black, white and constant images; an error with a text is fine for uneven sizes; the host sends no empty batch | mend what the error names |
 //! | `length` | one score a sample, also for those | `batch.len()` scores |
 //! | `finite` | no NaN, no infinity | guard divisions: the spread of a constant image is 0 |
 //! | `refuses` | an error for a batch that lacks what `needs` asked for | `batch.images()?`, `expect_shape` |
@@ -82,8 +83,9 @@
 //!
 //! # What they cannot see
 //!
-//! A crash (a segmentation fault, `abort`) ends the checks with the process. CUDA is not tried. A leak of a few bytes in a call
-//! is lost in the noise of a process. Whether a score means anything is for the author to test.
+//! A crash (a segmentation fault, `abort`) ends the checks with the process. CUDA is not tried. A leak of less
+//! than 6 KB in a call is lost in the noise of a process: a handle of a tensor is seen by the numbers that it keeps alive, which are
+//! those of the whole batch where it is the host's, and one of a small tensor that the plugin made itself is not. Whether a score means anything is for the author to test.
 
 #[cfg(feature = "torch")]
 mod backbone;

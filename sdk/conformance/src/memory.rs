@@ -12,6 +12,14 @@ const CALLS: usize = 1000;
 const BUDGET: Duration = Duration::from_secs(6);
 /// Below this, growth of the process says nothing.
 const NOISE: u64 = 6 << 20;
+/// Bytes to lend in all calls together, so that a component that keeps all of it, or a good part, stands out of the noise.
+const TELLING: usize = 4 * NOISE as usize;
+/// The fewest calls of a slow component.
+const FEWEST: usize = 40;
+/// Calls before those that count.
+const WARM_UP: u32 = 10;
+/// The most that is lent in a call, as a multiple of the least.
+const MOST: usize = 256;
 
 /// Bytes of this process that lie in memory; `None` where the system does not say.
 pub(crate) fn resident() -> Option<u64> {
@@ -21,26 +29,47 @@ pub(crate) fn resident() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// Calls `call` again and again and looks whether the process grows; `bytes` of new tensors are lent in each call.
-pub(crate) fn examine(bytes: usize, mut call: impl FnMut() -> Result<()>) -> Verdict {
-    if resident().is_none() {
+/// Calls `call` again and again and looks whether the process grows. `lend` makes what is lent in a call, so many times the
+/// least of it, and says how many bytes of new tensors that is.
+pub(crate) fn examine<T>(lend: impl Fn(usize) -> (T, usize), call: impl FnMut(&T) -> Result<()>) -> Verdict {
+    within(BUDGET, resident, lend, call)
+}
+
+/// The same within this time, with `size` for that of the process.
+fn within<T>(
+    budget: Duration,
+    size: impl Fn() -> Option<u64>,
+    lend: impl Fn(usize) -> (T, usize),
+    mut call: impl FnMut(&T) -> Result<()>,
+) -> Verdict {
+    if size().is_none() {
         return skip("this system does not tell the size of a process");
     }
-    let started = Instant::now();
-    // What is made once, caches among it, is made by now.
-    for _ in 0..10 {
-        call()?;
-    }
-    let each = started.elapsed() / 10;
-    let calls = if each.is_zero() { CALLS } else { CALLS.min((BUDGET.as_nanos() / each.as_nanos()) as usize).max(40) };
+    let mut times = 1;
+    let (given, bytes, each, calls, tells) = loop {
+        let (given, bytes) = lend(times);
+        let started = Instant::now();
+        // What is made once, caches among it, is made by now.
+        for _ in 0..WARM_UP {
+            call(&given)?;
+        }
+        let each = started.elapsed() / WARM_UP;
+        let affordable = budget.as_nanos() / each.as_nanos().max(1);
+        let calls = usize::try_from(affordable).unwrap_or(CALLS).clamp(FEWEST, CALLS);
+        let tells = if bytes == 0 { calls == CALLS } else { bytes * calls >= TELLING };
+        if tells || bytes == 0 || times >= MOST || each * FEWEST as u32 > budget * 4 {
+            break (given, bytes, each, calls, tells);
+        }
+        times *= 2;
+    };
     for _ in 0..calls / 10 {
-        call()?;
+        call(&given)?;
     }
-    let before = resident().unwrap_or(0);
+    let before = size().unwrap_or(0);
     for _ in 0..calls {
-        call()?;
+        call(&given)?;
     }
-    let grown = resident().unwrap_or(0).saturating_sub(before);
+    let grown = size().unwrap_or(0).saturating_sub(before);
     let lent = (bytes * calls) as u64;
     let allowed = NOISE.max(lent / 8);
     let [grown_mb, allowed_mb, lent_mb] = [grown, allowed, lent].map(|bytes| bytes as f64 / f64::from(1 << 20));
@@ -51,6 +80,57 @@ pub(crate) fn examine(bytes: usize, mut call: impl FnMut() -> Result<()>) -> Ver
             "keep no tensor or list that grows with each call; free what is made (no `mem::forget`, no `Box::leak`)",
         );
     }
-    let fewer = if calls < CALLS { format!(" (one takes {:.0} ms)", each.as_secs_f64() * 1e3) } else { String::new() };
+    let took = each.as_secs_f64() * 1e3;
+    if !tells {
+        return skip(format!(
+            "too slow to tell: one call takes {took:.0} ms, and {calls} of them, lent {lent_mb:.1} MB, could leak that unseen"
+        ));
+    }
+    let fewer = if calls < CALLS { format!(" (one takes {took:.0} ms)") } else { String::new() };
     ok(format!("{grown_mb:.1} MB more after {calls} calls{fewer} that were lent {lent_mb:.0} MB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::thread::sleep;
+
+    use super::*;
+    use crate::report::Passed;
+
+    const BUDGET: Duration = Duration::from_millis(200);
+
+    /// A component that takes so long for each call, is lent `bytes` or more, and may keep as much. The size is that of what it
+    /// keeps alone: other tests share the process.
+    fn slow(each: Duration, bytes: usize, leaks: bool) -> Verdict {
+        let kept = Cell::new(0);
+        let lend = |times| (times * bytes, times * bytes);
+        within(
+            BUDGET,
+            || Some(kept.get()),
+            lend,
+            |&lent| {
+                sleep(each);
+                kept.set(kept.get() + if leaks { lent as u64 } else { 0 });
+                Ok(())
+            },
+        )
+    }
+
+    #[test]
+    fn a_slow_component_that_leaks_all_is_never_ok() {
+        let (quick, slow_call) = (Duration::from_millis(1), Duration::from_millis(40));
+        // A leak of 40 calls of the least size would be lost in the noise: they are lent more.
+        let said = slow(quick, 64 << 10, false);
+        assert!(matches!(said, Ok(Passed::Ok(_))), "{said:?}");
+        let said = slow(quick, 64 << 10, true);
+        assert!(said.is_err(), "{said:?}");
+        // Too slow for that.
+        for leaks in [false, true] {
+            let said = slow(slow_call, 64 << 10, leaks);
+            assert!(matches!(&said, Ok(Passed::Skipped(why)) if why.starts_with("too slow to tell: ")), "{said:?}");
+        }
+        // What is lent nothing can only be slow, or not.
+        assert!(matches!(slow(quick, 0, false), Ok(Passed::Skipped(_))));
+    }
 }

@@ -22,6 +22,9 @@ pub(crate) struct Samples {
     pub features: Vec<Array>,
 }
 
+/// Samples of a prompt, for a reward that compares them.
+const GROUP: usize = 4;
+
 /// Prompts as users write them.
 const PROMPTS: [&str; 5] = [
     "a red 7 and a blue 3",
@@ -89,8 +92,11 @@ pub(crate) enum Content {
 }
 
 impl Samples {
-    /// `count` samples of `content` for `needs`, on shapes of `spec`.
+    /// `count` samples of `content` for `needs`, on shapes of `spec`. A groupwise reward gets as many or more, in whole groups
+    /// of a prompt each.
     pub fn new(needs: &Needs, spec: &BackboneSpec, count: usize, content: Content, seed: u64) -> Self {
+        let group = if needs.groupwise { GROUP } else { 1 };
+        let count = count.next_multiple_of(group);
         let mut random = Random::new(seed);
         let shape = |of: [i64; 3]| [[count as i64].as_slice(), &of].concat();
         let mut array = |of: [i64; 3], pixels: bool| {
@@ -116,7 +122,7 @@ impl Samples {
             advdmd_sdk::Scope::EveryStep => 0.9 - 0.8 * at as f32 / count as f32,
         });
         Self {
-            prompts: (0..count).map(|at| PROMPTS[at % PROMPTS.len()].to_owned()).collect(),
+            prompts: (0..count).map(|at| PROMPTS[at / group % PROMPTS.len()].to_owned()).collect(),
             sigma: Array { shape: vec![count as i64], values: sigma.collect() },
             images,
             latents,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use advdmd_sdk::{
-    FeatureNeeds, FeatureSource, Needs, Result, Reward, RewardBatch, RewardConfig, RewardInit, TensorView,
+    Error, FeatureNeeds, FeatureSource, Needs, Result, Reward, RewardBatch, RewardConfig, RewardInit, TensorView,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,7 +24,7 @@ pub struct FaultyReward {
 enum How {
     /// None.
     Healthy,
-    /// None, but for the company: it scores the difference to the batch's mean and says so.
+    /// None: it scores the difference to the mean of a prompt's samples, says so, and takes no group of one.
     Groupwise,
     /// Taps that fall.
     Needs,
@@ -44,10 +44,16 @@ enum How {
     BatchSplit,
     /// Misreads bfloat16.
     Dtypes,
+    /// Its sums are too large for float16.
+    NanInHalf,
     /// Its differentiable score is another.
     SameScores,
+    /// Scores on the device, where it divides 0 by 0.
+    NanOnDevice,
     /// Half of its gradient is cut off.
     Gradient,
+    /// NaN in float64 where no gradient is asked for.
+    NanWithoutGradient,
     /// Leaves gradients switched off.
     GradMode,
     /// Draws from libtorch's generator.
@@ -94,10 +100,29 @@ impl Made {
             How::Finite => scores.f_div(&contrast()?)?,
             How::Deterministic => scores.f_add_scalar(f64::from(self.before))?,
             How::Permutation => scores.f_add(&Tensor::f_arange(size[0], (x.kind(), x.device()))?.f_remainder(2)?)?,
-            How::BatchSplit | How::Groupwise if scores.numel() > 0 => scores.f_sub(&scores.f_mean(x.kind())?)?,
+            How::BatchSplit if scores.numel() > 0 => scores.f_sub(&scores.f_mean(x.kind())?)?,
+            How::NanInHalf if images.kind() == Kind::Half => scores.f_mul_scalar(f64::NAN)?,
             _ if misread => scores.f_mul_scalar(2.0)?,
             _ => scores,
         })
+    }
+
+    /// Less the mean of each prompt's group, where groups are compared.
+    fn compared(&self, scores: Tensor, prompts: &[&str]) -> Result<Tensor> {
+        if self.how != How::Groupwise {
+            return Ok(scores);
+        }
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for group in prompts.chunk_by(|a, b| a == b) {
+            if group.len() < 2 {
+                return Err(Error::invalid(format!("expected the group of {:?}, found one sample", group[0])));
+            }
+            let part = scores.f_narrow(0, start, group.len() as i64)?;
+            parts.push(part.f_sub(&part.f_mean(part.kind())?)?);
+            start += group.len() as i64;
+        }
+        Ok(Tensor::f_cat(&parts, 0)?)
     }
 }
 
@@ -106,7 +131,8 @@ impl Reward for Made {
         let features = FeatureNeeds { source: FeatureSource::Fake, taps: vec![1, 0] };
         Needs {
             images: true,
-            differentiable: true,
+            differentiable: self.how != How::NanOnDevice,
+            scores_on_device: self.how == How::NanOnDevice,
             groupwise: self.how == How::Groupwise,
             features: (self.how == How::Needs).then_some(features),
             ..Needs::default()
@@ -124,7 +150,7 @@ impl Reward for Made {
             How::Memory => std::mem::forget(images.shallow_clone()),
             _ => {}
         }
-        let mut scores: Vec<f32> = Vec::try_from(tch::no_grad(|| self.of(&images))?)?;
+        let mut scores: Vec<f32> = Vec::try_from(tch::no_grad(|| self.compared(self.of(&images)?, &batch.prompts))?)?;
         if self.how == How::Length {
             scores.push(0.0);
         }
@@ -136,7 +162,11 @@ impl Reward for Made {
         Ok(Some(match self.how {
             How::SameScores => self.of(&images)?.f_add_scalar(1.0)?,
             How::Gradient => self.of(&images.f_add(&images.f_detach()?)?.f_mul_scalar(0.5)?)?,
-            _ => self.of(&images)?,
+            How::NanOnDevice => self.of(&images)?.f_mul_scalar(f64::NAN)?,
+            How::NanWithoutGradient if images.kind() == Kind::Double && !images.requires_grad() => {
+                self.of(&images)?.f_mul_scalar(f64::NAN)?
+            }
+            _ => self.compared(self.of(&images)?, &batch.prompts)?,
         }))
     }
 }

@@ -33,6 +33,8 @@ enum How {
     OverNoised,
     /// First order, declared as second.
     WrongOrder,
+    /// A coefficient that is not a number, in schedules of many steps.
+    NanInManySteps,
     /// Keeps memory in each call.
     Leaks,
 }
@@ -67,6 +69,7 @@ impl Sampler for FaultySampler {
         let euler = Transition { a: 1.0, b: vec![next - s], c: 0.0, log_prob: LogProb::None };
         Ok(match self.how {
             How::NanCoefficient if step == 1 => Transition { b: vec![f64::NAN], ..euler },
+            How::NanInManySteps if sigmas.len() > 60 => Transition { b: vec![f64::NAN], ..euler },
             How::NoiseWithoutProbability => Transition { c: 0.1, ..euler },
             // Of a data point with exact velocities the noise level stays what it is: all of it is fresh.
             How::NoisyLastStep if last => Transition { c: 1e-10, log_prob: LogProb::Gaussian, ..euler },

@@ -73,7 +73,12 @@ pub(crate) fn check(subject: &Subject<'_>) -> Report {
     });
     examiner.check("memory", || {
         let teacher = teacher?;
-        memory::examine(bench.bytes(), || {
+        let lend = |times| {
+            let bench = bench.repeated(times);
+            let bytes = bench.bytes();
+            (bench, bytes)
+        };
+        memory::examine(lend, |bench| {
             let _no_grad = tch::no_grad_guard();
             bench.fresh().velocity(&*teacher).map(drop)
         })
@@ -113,6 +118,21 @@ impl Bench {
     fn velocity(&self, denoiser: &dyn Denoiser) -> Result<Tensor> {
         let velocity = self.predict(denoiser, Request::VELOCITY)?.velocity;
         velocity.ok_or_else(|| advdmd_sdk::Error::invalid("`predict` gave no velocity, which was asked for"))
+    }
+
+    /// Its samples so many times.
+    fn repeated(&self, times: usize) -> Self {
+        let repeat = |tensor: &Tensor| {
+            let mut counts = vec![1; tensor.dim()];
+            counts[0] = times as i64;
+            tensor.repeat(counts)
+        };
+        Self {
+            x: repeat(&self.x),
+            sigma: repeat(&self.sigma),
+            conditioning: self.conditioning.map(repeat),
+            spec: self.spec.clone(),
+        }
     }
 
     /// The same in tensors of their own.

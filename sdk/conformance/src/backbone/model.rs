@@ -101,7 +101,8 @@ pub(super) fn decode_latents(backbone: &dyn Backbone, spec: &BackboneSpec) -> Ve
     }
     let far = tch::no_grad(|| backbone.decode_latents(&(&latents * 20.0)))?;
     let (least, most) = (far.min().double_value(&[]), far.max().double_value(&[]));
-    if least < 0.0 || most > 1.0 {
+    let within = least >= 0.0 && most <= 1.0;
+    if !within {
         let advice = "scale to 0..1 and clamp: rewards and files take that range";
         return fail("pixels in 0..1 of any latents", format!("{least} to {most}"), advice);
     }
@@ -112,6 +113,9 @@ pub(super) fn decode_latents(backbone: &dyn Backbone, spec: &BackboneSpec) -> Ve
     images.sum(Kind::Float).f_backward()?;
     if !latents.grad().defined() || latents.grad().abs().max().double_value(&[]) == 0.0 {
         return fail("a gradient to the latents that is not 0", "none", advice);
+    }
+    if !finite(&latents.grad()) {
+        return fail("a finite gradient to the latents", "NaN or infinity", "guard roots, norms and divisions at 0");
     }
     ok(format!("{expected:?}, pixels {least:.2} to {most:.2}"))
 }
@@ -138,7 +142,8 @@ pub(super) fn velocity(backbone: &dyn Backbone, bench: Option<&Bench>) -> Verdic
     };
     let found = tch::no_grad(|| alone.velocity(&*teacher))?;
     let of_both = velocity.narrow(0, 1, 1);
-    if apart(&found, &of_both) > 1e-3 && (&found - &of_both).abs().max().double_value(&[]) > 1e-5 {
+    let close = (&found - &of_both).abs().max().double_value(&[]) <= 1e-5;
+    if apart(&found, &of_both) > 1e-3 && !close {
         let advice = "let no statistics mix the samples of a batch";
         return fail(
             "a sample's velocity to be the same alone",

@@ -129,7 +129,9 @@ fn gradient(reward: &mut dyn Reward, needs: &Needs, samples: &Samples) -> Verdic
         let difference = (total(reward, &(&x + &moved))? - total(reward, &(&x - &moved))?) / (2.0 * step);
         let claimed = (gradient.to_kind(Kind::Double) * &direction).sum(Kind::Double).double_value(&[]);
         let (error, size) = ((difference - claimed).abs(), difference.abs().max(claimed.abs()));
-        if error > tolerance * size + noise {
+        // Not so of NaN.
+        let close = error <= tolerance * size + noise;
+        if !close {
             return fail(
                 format!("the derivative that finite differences give, {difference:.6} (within {tolerance} of it)"),
                 format!("{claimed:.6} by `backward`"),

@@ -71,9 +71,14 @@ impl Leaves {
         })
     }
 
-    /// Whether a gradient other than 0 has reached any of them.
+    /// Whether a gradient other than 0 has reached any of them, NaN among others.
     fn reached(&self) -> bool {
-        self.tensors.iter().any(|leaf| largest(&leaf.grad()) > 0.0)
+        self.tensors.iter().any(|leaf| largest(&leaf.grad()) != 0.0)
+    }
+
+    /// Whether what has reached them is finite.
+    fn finite(&self) -> bool {
+        self.tensors.iter().all(|leaf| largest(&leaf.grad()).is_finite())
     }
 }
 
@@ -150,7 +155,8 @@ fn falls(reward: &mut dyn Reward, real: &Samples, fake: &Samples) -> Verdict {
         let expected = format!("a loss that falls by a tenth in {STEPS} steps of Adam on separable samples");
         return fail(expected, format!("{first:.4} at first, {last:.4} at last"), advice);
     }
-    if real <= fake {
+    let above = real > fake;
+    if !above {
         let expected = "real samples to score above fake ones after training";
         return fail(expected, format!("{real:.3} for real, {fake:.3} for fake ones"), advice);
     }
@@ -214,6 +220,9 @@ fn generator(reward: &mut dyn Reward, fake: &Samples) -> Verdict {
     loss.mean(Kind::Float).f_backward()?;
     if !leaves.reached() {
         return fail("a gradient to the batch's tensors that is not 0", "none", advice);
+    }
+    if !leaves.finite() {
+        return fail("a finite gradient", "NaN or infinity", "guard roots, norms and divisions at 0");
     }
     ok(format!("[{BATCH}], with gradients to the batch"))
 }

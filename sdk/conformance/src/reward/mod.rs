@@ -111,19 +111,25 @@ fn scores(reward: &mut dyn Reward, samples: &Samples) -> Result<Vec<f32>> {
     samples.lend(|batch| reward.score(batch))
 }
 
-/// How far two lists of scores are apart, as a share of the largest score.
+/// How far two lists of scores are apart, as a share of the largest score; infinitely far where one is NaN.
 fn apart(found: &[f32], expected: &[f32]) -> f64 {
     let largest = expected.iter().fold(1e-6_f32, |largest, score| largest.max(score.abs()));
     let pairs = found.iter().zip(expected);
-    let furthest = pairs.map(|(a, b)| f64::from((a - b).abs() / largest)).fold(0.0, f64::max);
-    if found.len() == expected.len() { furthest } else { f64::INFINITY }
+    // `f64::max` would take the other number for a NaN.
+    let furthest = pairs.map(|(a, b)| f64::from((a - b).abs() / largest)).max_by(f64::total_cmp).unwrap_or(0.0);
+    if furthest.is_nan() || found.len() != expected.len() { f64::INFINITY } else { furthest }
 }
 
 fn flat(subject: &Subject<'_>, reward: &mut dyn Reward, needs: &Needs) -> Verdict {
-    // Enough samples that what is kept of a call shows in the size of the process.
-    let one = ordinary(subject, needs, 1).bytes().max(1);
-    let samples = ordinary(subject, needs, (128 * 1024_usize).div_ceil(one).clamp(1, 16));
-    memory::examine(samples.bytes(), || scores(reward, &samples).map(drop))
+    // Enough samples that what is kept of a quick call shows in the size of the process.
+    let one = ordinary(subject, needs, 1);
+    let count = (128 * 1024_usize).div_ceil((one.bytes() / one.len()).max(1)).clamp(1, 16);
+    let lend = |times| {
+        let samples = ordinary(subject, needs, times * count);
+        let bytes = samples.bytes();
+        (samples, bytes)
+    };
+    memory::examine(lend, |samples| scores(reward, samples).map(drop))
 }
 
 #[cfg(feature = "torch")]

@@ -33,13 +33,14 @@ pub(super) fn examine(subject: &Subject<'_>, reward: &mut dyn Reward, needs: &Ne
 /// Samples that a run may meet, and some that a reward may refuse.
 fn inputs(subject: &Subject<'_>, needs: &Needs) -> Vec<(String, Samples, bool)> {
     let spec = &subject.spec;
-    let mut inputs = vec![
-        ("a batch of four".to_owned(), ordinary(subject, needs, 4), false),
-        ("a batch of one".to_owned(), ordinary(subject, needs, 1), false),
-    ];
+    let four = ("a batch of four".to_owned(), ordinary(subject, needs, 4), false);
+    // The host never cuts a group of those that compare its samples.
+    let other = if needs.groupwise { ("a batch of two groups", 8) } else { ("a batch of one", 1) };
+    let mut inputs = vec![four, (other.0.to_owned(), ordinary(subject, needs, other.1), false)];
     let of_prompt = |prompt: &str| {
         let mut samples = ordinary(subject, needs, 2);
-        prompt.clone_into(&mut samples.prompts[1]);
+        let first = if needs.groupwise { 0 } else { 1 };
+        samples.prompts[first..].fill(prompt.to_owned());
         samples
     };
     for (what, prompt) in [
