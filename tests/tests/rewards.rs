@@ -149,7 +149,7 @@ fn what_does_not_fit_is_told_before_the_run() {
         ),
         (
             vec!["held_out=[{ type = \"adversarial\", name = \"other\" }]".to_owned()],
-            "`held_out.0`: reward `other` learns, or reads more than prompts and images",
+            "`held_out.0`: reward `other` learns, compares the samples of a prompt, or reads more than prompts and images",
         ),
         (
             vec![format!(
