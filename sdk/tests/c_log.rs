@@ -47,7 +47,7 @@ fn every_file_logs_and_any_bytes_are_a_text() {
     let sources = sources.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name));
     for (compiler, options) in [("cc", ["-std=c99"].as_slice()), ("c++", &["-xc++", "-std=c++11"])] {
         let library = common::scratch().join(format!("libc_log-{}.so", compiler.replace('+', "p")));
-        let sources = sources.each_ref().map(|path| path.as_path());
+        let sources = sources.each_ref().map(std::path::PathBuf::as_path);
         common::compile(compiler, &[options, &["-fPIC", "-shared"]].concat(), &sources, &library);
         let plugin = Plugin::open(&library).unwrap();
         let error = plugin.reward(&json!({ "type": "any" }), &common::init()).err();

@@ -337,6 +337,7 @@ fn place(errors: &[&AbiInstabilityError]) -> String {
 
 #[cfg(test)]
 #[allow(dead_code, reason = "of the other table only the layout is used")]
+#[allow(clippy::cast_ptr_alignment, reason = "what `StableAbi` derives for functions beyond the prefix")]
 mod tests {
     use super::*;
     use crate::abi::{SamplerVtableRef, Sink};

@@ -39,7 +39,7 @@ fn inputs(subject: &Subject<'_>, needs: &Needs) -> Vec<(String, Samples, bool)> 
     let mut inputs = vec![four, (other.0.to_owned(), ordinary(subject, needs, other.1), false)];
     let of_prompt = |prompt: &str| {
         let mut samples = ordinary(subject, needs, 2);
-        let first = if needs.groupwise { 0 } else { 1 };
+        let first = usize::from(!needs.groupwise);
         samples.prompts[first..].fill(prompt.to_owned());
         samples
     };
