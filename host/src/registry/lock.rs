@@ -201,7 +201,8 @@ impl Lock {
     pub fn enforce<T: Settings>(config: &T, path: &Path, renew: &str) -> Result<()> {
         let lock = Self::read(path, renew)?;
         // Who writes the lock chooses the plugins.
-        trust::check(path).map_err(|reason| Error::usage(format!("{}: {reason}", path.display()), None))?;
+        let real = path.canonicalize().map_err(Error::file("read", path))?;
+        trust::check(path, &real).map_err(|reason| Error::usage(format!("{}: {reason}", path.display()), None))?;
         let claim = Claim { lock: &lock, path, renew };
         let linked = provider::linked()?.components;
         let mut used = Vec::new();
