@@ -1,4 +1,5 @@
-//! What a process of its own costs a reward: the same plugin in this process and in a child, the same images, in turns.
+//! What a process of its own costs a reward: the same plugin, whose scores cost nothing, in this process and in a child, with the
+//! same images, in turns.
 
 use std::time::Instant;
 
@@ -6,7 +7,7 @@ use advdmd::config::{Component, Containment, Isolation, OnRewardError};
 use advdmd::containment;
 use advdmd::registry::Registry;
 use advdmd_sdk::{Device, Reward, RewardBatch, RewardInit, TensorView};
-use advdmd_tests::faulty;
+use advdmd_tests::profile_dir;
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
@@ -20,13 +21,13 @@ pub fn measure(pairs: usize) -> Result<Vec<Row>> {
     let [samples, size] = BATCH;
     let images = Tensor::rand([samples, 3, size, size], (Kind::Float, tch::Device::Cpu));
     let prompts: Vec<String> = (0..samples).map(|index| format!("prompt {index}")).collect();
-    let registry = Registry::of_files(&[faulty()])?;
-    let table = serde_json::json!({ "type": "faulty-run", "how": "well" });
+    let registry = Registry::of_files(&[profile_dir().join("deps/libadvdmd_constant.so")])?;
+    let table = serde_json::json!({ "type": "constant", "value": 0.5 });
     let component: Component = serde_json::from_value(table)?;
     let init = RewardInit { device: Device::Cpu, seed: 0, backbone: None };
     let make = |isolation| {
         let containment = Containment { isolation, ..Containment::default() };
-        containment::reward("redness", &component, &containment, OnRewardError::Stop, &registry, &init)
+        containment::reward("constant", &component, &containment, OnRewardError::Stop, &registry, &init)
     };
     let mut here = make(Isolation::None)?;
     let begun = Instant::now();

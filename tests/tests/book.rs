@@ -195,6 +195,15 @@ fn every_document_is_a_chapter() {
 }
 
 #[test]
+fn nothing_is_left_to_be_filled_in() {
+    for chapter in chapters() {
+        let text = std::fs::read_to_string(book().join(&chapter)).unwrap();
+        let shouted = |line: &&str| line.len() > 2 && line.chars().all(|letter| letter.is_ascii_uppercase());
+        assert_eq!(text.lines().find(shouted), None, "{chapter}");
+    }
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     let tree = "https://github.com/advdmd/advdmd/tree/main/";
     for chapter in chapters() {

@@ -120,7 +120,11 @@ mod host {
     pub(in crate::abi) fn lossy(text: RStr<'_>) -> Cow<'_, str> {
         // The pointer of an empty text may be null, and a plugin may say that a text of no place has a length. As a `str`, even on
         // the way to its bytes, it would have to be UTF-8.
-        if text.is_empty() || text.as_ptr().is_null() { Cow::Borrowed("") } else { String::from_utf8_lossy(text.as_rslice().as_slice()) }
+        if text.is_empty() || text.as_ptr().is_null() {
+            Cow::Borrowed("")
+        } else {
+            String::from_utf8_lossy(text.as_rslice().as_slice())
+        }
     }
 
     unsafe extern "C" fn text(ctx: *mut c_void, text: RStr<'_>) {
