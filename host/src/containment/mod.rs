@@ -2,7 +2,7 @@
 //!
 //! A panic, an error and a wrong answer are caught at the plugin edge. What no edge can catch, a crash of the process or
 //! memory that runs out, is caught here by [`Isolation::Process`]: the reward lives in a child, `advdmd plugin-host`, which
-//! reads batches from [shared memory](memory) and answers over a [socket](wire). It protects the run from mistakes, not
+//! reads batches from shared memory and answers over a socket. It protects the run from mistakes, not
 //! from malice: the child has the rights of the user.
 //!
 //! A backbone computes with the run's own tensors and cannot be elsewhere; its answers are [`Checked`].
