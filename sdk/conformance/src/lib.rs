@@ -90,6 +90,7 @@
 #[cfg(feature = "torch")]
 mod backbone;
 mod config;
+mod ffi;
 mod gaussian;
 mod macros;
 mod memory;
