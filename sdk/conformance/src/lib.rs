@@ -90,7 +90,6 @@
 #[cfg(feature = "torch")]
 mod backbone;
 mod config;
-mod ffi;
 mod gaussian;
 mod macros;
 mod memory;

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use advdmd_sdk::Result;
 
-use crate::ffi;
 use crate::report::{Verdict, fail, ok, skip};
 
 /// Calls of a quick component.
@@ -22,10 +21,8 @@ const WARM_UP: u32 = 10;
 /// The most that is lent in a call, as a multiple of the least.
 const MOST: usize = 256;
 
-/// Bytes of this process that are in use and lie in memory; `None` where the system does not say. What was freed before does not
-/// count: a leak would fill it first, and not be seen.
+/// Bytes of this process that lie in memory; `None` where the system does not say.
 pub(crate) fn resident() -> Option<u64> {
-    ffi::give_back_free_memory();
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     // 4 KiB on every machine that libtorch is built for, but for some of Arm's; there it counts too little.
